@@ -1,0 +1,1 @@
+"""Packaged YAML: protocols, experiments, presets, split lists."""

@@ -1,0 +1,38 @@
+"""The public names: what a plugin author imports, and what a notebook needs. Each is loaded when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.data.base import Dataset as Dataset
+    from harness.method import Batch as Batch
+    from harness.method import Method as Method
+    from harness.method import Params as Params
+    from harness.method import Phase as Phase
+    from harness.method import Refiner as Refiner
+    from harness.method import Step as Step
+    from harness.method import TrainParams as TrainParams
+    from harness.training import Session as Session
+    from harness.training import TrainingData as TrainingData
+
+_HOMES = {
+    "Batch": "harness.method",
+    "Dataset": "harness.data.base",
+    "Method": "harness.method",
+    "Params": "harness.method",
+    "Phase": "harness.method",
+    "Refiner": "harness.method",
+    "Session": "harness.training",
+    "Step": "harness.method",
+    "TrainParams": "harness.method",
+    "TrainingData": "harness.training",
+}
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'harness' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,248 @@
+"""The only door to timm: dense features of any backbone at any input size, its weights, and its parameter count."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import EnvironmentUnfitError, UserError, closest
+from harness.files import hash_file
+from harness.registry import Registry
+from harness.torchvision_ops import ensure_importable
+
+PREFIX = "timm:"
+DEFAULT_STRIDE = 16  # of convolutional backbones; ours: the paper names none
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Start weights of a backbone.
+
+    Attributes
+    ----------
+    source : str
+        `random`, `hub` or `file`.
+    sha256 : str
+        Of the file; empty for `random`.
+    path : Path or None
+    """
+
+    source: str
+    sha256: str = ""
+    path: Path | None = None
+
+
+class Backbone(nn.Module):
+    """A timm network that maps pictures to a grid of features.
+
+    Attributes
+    ----------
+    timm_id : str
+    family : {"vit", "cnn"}
+    dim : int
+        Channels of a feature.
+    stride : int
+        Pixels per feature, both ways.
+    net : Module
+        The timm network, without head.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: Any, timm_id: str, kind: str, stride: int) -> None:
+        super().__init__()
+        self.net = net
+        self.timm_id = timm_id
+        self.family = kind
+        self.stride = stride
+        self.dim = int(net.num_features)
+        for name in ("mean", "std"):
+            value = torch.tensor(net.pretrained_cfg[name]).view(1, 3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (B, dim, h, w) features of (B, 3, H, W) pictures in [0, 1]; normalises as the weights expect.
+
+        h and w are H and W over the stride, rounded up.
+        """
+        features = self.net.forward_features((images - self.mean) / self.std)
+        if self.family == "cnn":
+            return features
+        height, width = (-(-side // self.stride) for side in images.shape[-2:])
+        tokens = features[:, self.net.num_prefix_tokens :]
+        return tokens.transpose(1, 2).reshape(len(images), self.dim, height, width)
+
+
+def timm_id(name: str, registry: Registry) -> str:
+    """Return the timm id of a backbone's short name, or of `timm:<id>`.
+
+    Raises
+    ------
+    UserError
+        If there is none, with the closest.
+    """
+    if name.startswith(PREFIX):
+        timm = _timm()
+        identifier = name.removeprefix(PREFIX)
+        if not timm.is_model(identifier):
+            raise UserError(f"timm has no model '{identifier}': {closest(identifier, timm.list_models())}")
+        return identifier
+    return registry.load("backbone", name)["timm"]
+
+
+def family(name: str, registry: Registry) -> str:
+    """Return `vit` or `cnn`."""
+    identifier = timm_id(name, registry)
+    module = _timm().model_entrypoint(identifier.partition(".")[0]).__module__.rpartition(".")[2]
+    return "vit" if module in ("vision_transformer", "deit", "eva", "beit") else "cnn"
+
+
+def resolve_weights(choice: str, identifier: str) -> Weights:
+    """Find start weights and hash them; `choice` is `random`, `hub` or a file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing.
+    EnvironmentUnfitError
+        If the hub cannot be reached, with the file to fetch and where to put it.
+    """
+    if choice in ("random", "none"):
+        return Weights(choice)
+    path = _from_hub(identifier) if choice == "hub" else Path(choice)
+    if not path.is_file():
+        raise UserError(f"no weights file {choice}: --weights takes random, hub or a file")
+    return Weights("hub" if choice == "hub" else "file", hash_file(path), path)
+
+
+def build_backbone(
+    identifier: str, weights: Weights, options: dict[str, Any] | None = None, stride: int = DEFAULT_STRIDE
+) -> Backbone:
+    """Build a backbone without head and load its weights strictly.
+
+    Parameters
+    ----------
+    identifier : str
+        A timm id.
+    weights : Weights
+    options : dict, optional
+        Further arguments of `timm.create_model`.
+    stride : int
+        Of a convolutional backbone; a ViT's is its patch size.
+
+    Raises
+    ------
+    UserError
+        If the weights do not fit, with the keys.
+    """
+    timm = _timm()
+    arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, "global_pool": "", **(options or {})}
+    kind = family(PREFIX + identifier, Registry())
+    if kind == "vit":
+        net = timm.create_model(identifier, dynamic_img_size=True, dynamic_img_pad=True, **arguments)
+        stride = net.patch_embed.patch_size[0]
+    elif identifier.startswith("legacy_xception"):
+        net = timm.create_model(identifier, **arguments)
+        _set_xception_stride(net, stride)
+    else:
+        try:
+            net = timm.create_model(identifier, output_stride=stride, **arguments)
+        except TypeError as error:
+            raise UserError(f"timm model '{identifier}' has no output_stride, so no dense features: {error}") from None
+    if weights.path is not None:
+        _load(net, weights.path, identifier)
+    return Backbone(net, identifier, kind, stride)
+
+
+def _load(net: nn.Module, path: Path, identifier: str) -> None:
+    """Load a checkpoint; every key but the classifier's must be there and fit."""
+    state = read_state(path)
+    adapt = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    try:
+        state = {key: value.float() for key, value in (adapt(state, net) if adapt else state).items()}
+        missing, unexpected = net.load_state_dict(state, strict=False)
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"{path.name} does not fit {identifier}: {str(error).strip().splitlines()[-1].strip()}") from None
+    heads = net.pretrained_cfg["classifier"]
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in unexpected if not key.startswith(tuple(f"{head}." for head in heads))]
+    if missing or unexpected:
+        parts = [f"{what} {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}"
+                 for what, keys in (("lacks", missing), ("has unknown", unexpected)) if keys]  # fmt: skip
+        raise UserError(f"{path.name} does not fit {identifier}: it {' and '.join(parts)}")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint of tensors: safetensors, or what `torch.load` opens with `weights_only=True`.
+
+    Raises
+    ------
+    UserError
+        If it is neither, or holds more than tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, _unpickling_error()) as error:
+        reason = str(error).strip().partition("\n")[0][:120]
+        raise UserError(f"cannot read weights {path.name}: {reason}") from None
+    for wrapper in ("state_dict", "model"):
+        state = state.get(wrapper, state)
+    return state
+
+
+def _unpickling_error() -> type[Exception]:
+    import pickle  # only its exception: torch.load raises it for a file that holds more than tensors
+
+    return pickle.UnpicklingError
+
+
+def _from_hub(identifier: str) -> Path:
+    """Return the local copy of timm's weights, fetching them if need be."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    cfg = _timm().get_pretrained_cfg(identifier)
+    if cfg is None or not cfg.hf_hub_id:
+        raise UserError(f"timm has no hub weights for '{identifier}': --weights random or a file")
+    repo = cfg.hf_hub_id if "/" in cfg.hf_hub_id and "." in cfg.hf_hub_id else f"timm/{identifier}"
+    name = cfg.hf_hub_filename or "model.safetensors"
+    try:
+        return Path(huggingface_hub.hf_hub_download(repo, name))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise EnvironmentUnfitError(
+            f"the model hub cannot be reached ({type(error).__name__}): fetch {name} of the hub's repository {repo} "
+            f"on another machine and give it with --weights FILE; or start from --weights random"
+        ) from None
+
+
+def _set_xception_stride(net: Any, stride: int) -> None:
+    """Bring the last two stages of `legacy_xception` to stride 16 by dilation, so that pretrained weights still fit."""
+    if stride == 32:
+        return
+    if stride != 16:
+        raise UserError(f"xception has stride 16 or 32, not {stride}")
+    net.block12.skip.stride = (1, 1)
+    net.block12.rep[-1].stride = 1
+    for separable in (net.conv3, net.conv4):
+        separable.conv1.dilation = separable.conv1.padding = (2, 2)
+
+
+def _timm() -> Any:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    ensure_importable()
+    import timm
+
+    return timm

@@ -1,0 +1,58 @@
+"""The command line: one module per command, each thin: parse, call, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+
+from harness.cli import describe, doctor, list_, report, run, show, status
+from harness.errors import HarnessError
+
+app = typer.Typer(
+    name="harness",
+    help="Benchmark weakly supervised semantic segmentation: one protocol for every method, every number traceable.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+for module, name in (
+    (run, "run"), (report, "report"), (list_, "list"), (describe, "describe"), (status, "status"), (show, "show"),
+    (doctor, "doctor"),
+):  # fmt: skip
+    app.command(name)(module.command)
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.", envvar="WSSS_HARNESS_DEBUG"),
+    version: bool = typer.Option(False, "--version", help="Show the version and exit."),
+) -> None:
+    if debug:
+        os.environ["WSSS_HARNESS_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line; an error is one or two lines and an exit status."""
+    if "--version" in sys.argv[1:2]:
+        from importlib.metadata import version
+
+        print(f"wsss-harness {version('wsss-harness')}")
+        return
+    try:
+        app()
+    except HarnessError as error:
+        if os.environ.get("WSSS_HARNESS_DEBUG"):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

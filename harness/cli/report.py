@@ -1,0 +1,82 @@
+"""`harness report`: tables and pictures from records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+
+from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, messages, output, print_json
+
+
+def command(
+    experiments: Annotated[list[str] | None, typer.Argument(help="Only the cells of these experiments.")] = None,
+    results: Results = DEFAULT_RESULTS,
+    out: Annotated[Path | None, typer.Option(help="Where to write; default RESULTS/report.", file_okay=False)] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the dataset, for the pictures.", envvar="WSSS_HARNESS_ROOT")
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="Pictures in each gallery; 0 draws none.", min=0)] = 4,
+    plugins: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Print the tables of a results folder, and write them with galleries of pictures."""
+    from harness.errors import UserError
+    from harness.files import write_atomic
+    from harness.registry import Registry
+    from harness.report import gallery, tables
+    from harness.report.frame import frame
+    from harness.store import Store
+
+    registry = Registry(plugins or ())
+    store = Store(results)
+    found = frame(store.records())
+    if experiments:
+        found = _only(found, experiments, registry)
+    if found.empty:
+        raise UserError(f"no records of {', '.join(experiments or ['any run'])} in {results}: `harness run` makes them")
+    if as_json:
+        print_json([record for record in found.drop_duplicates("key").record])
+        return
+    made = tables.comparison(found)
+    left = tables.unfinished(found)
+    parts = []
+    for table in [*made, *([left] if left else [])]:
+        tables.show(table, output())
+        output().print()
+        parts.append(tables.markdown(table))
+    folder = out or results / "report"
+    console = messages()
+    if pictures:
+        for (name, protocol), rows in found[found.status == "done"].groupby(["dataset", "protocol"]):
+            split = rows.record.iloc[0]["spec"]["protocol"]["eval_splits"][-1]
+            path = folder / f"gallery-{name}-{protocol}.png"
+            if _draw(gallery, registry, rows, str(name), split, store, path, pictures, root, console):
+                parts.append(f"![{name}, {split}, protocol {protocol}]({path.name})\n")
+    write_atomic(folder / "report.md", "\n".join(parts))
+    console.print(f"written: {folder / 'report.md'}", highlight=False)
+    console.print(f"next: harness show {found.key.iloc[0][:8]} explains one number", highlight=False)
+
+
+def _draw(gallery, registry, rows, name, split, store, path, pictures, root, console: Console) -> bool:  # type: ignore[no-untyped-def]
+    from harness.errors import UserError
+    from harness.plan import open_dataset
+
+    try:
+        dataset = open_dataset(registry.load("dataset", name), root)
+    except UserError as error:
+        console.print(f"no gallery of {name}: {error}", markup=False, highlight=False)
+        return False
+    return gallery.draw(rows, dataset, split, store, path, pictures)
+
+
+def _only(found: pd.DataFrame, experiments: list[str], registry) -> pd.DataFrame:  # type: ignore[no-untyped-def]
+    from harness.spec import expand, experiment
+    from harness.strict import canonical
+
+    cells = [cell for name in experiments for cell in expand(experiment(registry, name).run, registry)]
+    wanted = {canonical(cell.spec.model_dump(mode="json")) for cell in cells}
+    return found[[canonical(record["spec"]) in wanted for record in found.record]]

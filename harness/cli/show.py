@@ -1,0 +1,61 @@
+"""`harness show`: one record, as a person reads it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from harness.cli.common import DEFAULT_RESULTS, Json, Results, output, print_json
+
+
+def command(
+    run: Annotated[str, typer.Argument(help="The first digits of a record's key; see `harness list runs`.")],
+    results: Results = DEFAULT_RESULTS,
+    as_json: Json = False,
+) -> None:
+    """Show where a number comes from: spec, protocol, scores, stages, versions."""
+    from harness.store import Store
+
+    record = Store(results).find(run)
+    if as_json:
+        print_json(record)
+        return
+    out = output()
+    out.print(f"{record['title']}  {record['key']}  {record['status']}  {record['ended']}", markup=False, highlight=False)
+    if record["status"] != "done":
+        out.print(f"reason: {record['reason']}", markup=False, highlight=False)
+        if record["failed_stage"]:
+            out.print(f"stage: {record['failed_stage']}\n{record['tail']}", markup=False, highlight=False)
+    spec = record["spec"]
+    for name, values in (
+        ("settings", spec["params"]), ("protocol", spec["protocol"]), ("applied", record.get("applied", {})),
+        ("weights", record.get("weights", {})), ("parameters", record.get("parameters") or {}),
+        ("data", record.get("data", {})), ("packages", record["provenance"]["packages"]),
+    ):  # fmt: skip
+        text = ", ".join(f"{key} {value}" for key, value in values.items() if value not in ("", None))
+        out.print(f"{name}: {text}", markup=False, highlight=False)
+    for name in ("command", "source", "python", "cpu"):
+        out.print(f"{name}: {record['provenance'][name]}", markup=False, highlight=False)
+    if record["status"] == "done":
+        _scores(record)
+        table = Table("stage", "key", "seconds", "memory MiB", "device", box=None, pad_edge=False)
+        for stage in record["stages"]:
+            memory = " ".join(f"{where} {peak}" for where, peak in stage["memory_mb"].items())
+            table.add_row(stage["stage"], stage["key"], f"{stage['seconds']:.1f}", memory, stage["device"])
+        out.print(table)
+
+
+def _scores(record: dict) -> None:  # type: ignore[type-arg]
+    splits = record["metrics"]
+    table = Table("", *splits, box=None, pad_edge=False)
+    for name in ("miou", "pixacc", "macc", "coverage"):
+        table.add_row(name, *(_percent(metrics[name]) for metrics in splits.values()))
+    for number, name in enumerate(record["classes"]):
+        table.add_row(f"IoU {name}", *(_percent(metrics["iou"][number]) for metrics in splits.values()))
+    output().print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"

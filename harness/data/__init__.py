@@ -1,0 +1,1 @@
+"""Datasets: where pictures, image labels and masks come from."""

@@ -1,0 +1,150 @@
+"""The contract of a dataset, and the one way in which a picture or a mask is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from harness.errors import UserError, closest
+
+IGNORE = 255
+
+
+class Dataset:
+    """Pictures with image labels and masks, in named splits.
+
+    Attributes
+    ----------
+    name : str
+    classes : tuple of str
+        Class names; index 0 is the background.
+    weights : str
+        Start weights of a plain run: `hub` or `random`.
+    fit_split : str
+        The split that methods train on, unless the protocol says otherwise.
+    eval_splits : tuple of str
+        The splits that are scored, unless the protocol says otherwise.
+    training_splits : tuple of str
+        The splits whose image labels are allowed supervision.
+    subset : tuple of str
+        The classes that count unless the protocol says otherwise; empty means all.
+    settings : dict
+        Settings of methods, by method name or glob, where this dataset needs others than their defaults.
+    note : str
+        What a reader of a score must know about it; printed under every table.
+    needs_root : bool
+        Whether a folder must be given.
+    version : str
+        Of what the dataset draws or downloads by itself.
+    """
+
+    name: ClassVar[str]
+    classes: ClassVar[tuple[str, ...]]
+    weights: ClassVar[str] = "hub"
+    fit_split: ClassVar[str] = "train"
+    eval_splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    training_splits: ClassVar[tuple[str, ...]] = ("train",)
+    subset: ClassVar[tuple[str, ...]] = ()
+    settings: ClassVar[dict[str, dict[str, Any]]] = {}
+    note: ClassVar[str] = ""
+    needs_root: ClassVar[bool] = True
+    version: ClassVar[str] = "1"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Make the dataset ready, if it can do so itself.
+
+        Raises
+        ------
+        UserError
+            If the folder does not hold it, with what was expected.
+        """
+
+    def splits(self) -> list[str]:
+        """Return the names of the splits that stand in the folder."""
+        raise NotImplementedError
+
+    def ids(self, split: str) -> list[str]:
+        """Return the picture ids of a split, in order."""
+        raise NotImplementedError
+
+    def image_path(self, image_id: str) -> Path:
+        """Return where a picture is."""
+        raise NotImplementedError
+
+    def mask_path(self, image_id: str) -> Path:
+        """Return where a picture's mask is: an indexed PNG, 255 where it is not labelled."""
+        raise NotImplementedError
+
+    def label_file(self, image_id: str, source: str) -> Path:
+        """Return the file that a picture's image labels are read from, for the sources `xml` and `file`."""
+        raise UserError(f"dataset {self.name} has no image labels from '{source}': set protocol.label_source=masks")
+
+    def image_labels(self, image_id: str, source: str) -> list[int]:
+        """Return the class indices of a picture's image labels, without the background."""
+        raise NotImplementedError
+
+    def class_ids(self, names: tuple[str, ...]) -> list[int]:
+        """Return class indices, background first, of a subset of the classes; of the dataset's own for an empty one.
+
+        Raises
+        ------
+        UserError
+            For an unknown class, with the closest.
+        """
+        for name in names:
+            if name not in self.classes[1:]:
+                raise UserError(f"dataset {self.name} has no class '{name}': {closest(name, self.classes[1:])}")
+        wanted = names or self.subset or self.classes
+        return [0, *(i for i, name in enumerate(self.classes) if i and name in wanted)]
+
+
+def open_rgb(path: Path | IO[bytes]) -> np.ndarray:
+    """Return a picture as (H, W, 3) uint8 RGB, upright by its EXIF tag, whatever mode it is stored in.
+
+    Raises
+    ------
+    OSError
+        If it is missing, truncated or no picture.
+    """
+    with Image.open(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.asarray(image.convert("RGB"))
+
+
+def open_mask(path: Path | IO[bytes]) -> np.ndarray:
+    """Return a mask as (H, W) uint8 class indices.
+
+    Raises
+    ------
+    OSError
+        If it is missing, truncated or no picture.
+    ValueError
+        If it holds colours rather than indices.
+    """
+    with Image.open(path) as image:
+        if image.mode not in ("P", "L"):
+            raise ValueError(f"holds {image.mode} colours, not class indices (expected an indexed PNG)")
+        return np.asarray(image)
+
+
+def voc_palette() -> list[int]:
+    """Return the Pascal VOC palette: 256 RGB triples, flat."""
+    index = np.arange(256)
+    bits = (index[:, None, None] >> (3 * np.arange(8) + np.arange(3)[:, None])) & 1
+    return (bits << (7 - np.arange(8))).sum(-1).astype(int).ravel().tolist()
+
+
+def save_mask(path: Path, mask: np.ndarray) -> None:
+    """Write (H, W) uint8 class indices as an indexed PNG with the VOC palette."""
+    image = Image.fromarray(mask)
+    image.putpalette(voc_palette())
+    image.save(path)

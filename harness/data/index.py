@@ -1,0 +1,197 @@
+"""The check pass: every picture and mask of a split is opened once, before anything is computed on it.
+
+It yields what the stage keys need (content hashes) and what the labels need (the classes of each mask). What was read is
+remembered by path, size and time of change, so that a second pass costs a `stat` per file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from harness.data.base import IGNORE, Dataset, open_mask, open_rgb
+from harness.errors import UserError
+from harness.files import write_atomic
+from harness.strict import digest
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the check pass found out about a picture.
+
+    Attributes
+    ----------
+    id : str
+    image, mask : str
+        Hashes of the files; `mask` is empty where none was asked for.
+    height, width : int
+    mode : str
+        How the picture is stored; anything but RGB was converted.
+    mask_values : tuple of int
+        The values in its mask, 255 left out.
+    labels : tuple of int
+        The classes of its image labels, without the background.
+    """
+
+    id: str
+    image: str
+    mask: str
+    height: int
+    width: int
+    mode: str
+    mask_values: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """A checked split: its pictures, in order."""
+
+    dataset: str
+    split: str
+    pictures: tuple[Picture, ...]
+
+    @property
+    def ids(self) -> list[str]:
+        """The picture ids."""
+        return [picture.id for picture in self.pictures]
+
+    @property
+    def digest(self) -> str:
+        """A key of all content: ids, pictures, masks and labels."""
+        return digest([(picture.id, picture.image, picture.mask, picture.labels) for picture in self.pictures])
+
+
+def index_split(
+    dataset: Dataset,
+    split: str,
+    *,
+    label_source: str,
+    masks: bool,
+    limit: int | None = None,
+    cache: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> SplitIndex:
+    """Open every picture of a split, its image labels, and its mask where `masks` is set or the labels come from it.
+
+    Raises
+    ------
+    UserError
+        If any cannot be used: each by id with the reason.
+    """
+    ids = dataset.ids(split)[:limit]
+    if not ids:
+        raise UserError(f"split '{split}' of {dataset.name} is empty")
+    if len(set(ids)) < len(ids):
+        twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
+        raise UserError(f"split '{split}' of {dataset.name} names {twice} twice")
+    memory = _Memory(cache / f"files-{dataset.name}.json" if cache else None)
+    masks = masks or label_source == "masks"
+    problems: dict[str, str] = {}
+    pictures: list[Picture] = []
+
+    def look(image_id: str) -> Picture | str:
+        try:
+            return _look(dataset, image_id, label_source, masks, memory)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return _explain(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, (image_id, found) in enumerate(zip(ids, pool.map(look, ids), strict=True), 1):
+            if isinstance(found, Picture):
+                pictures.append(found)
+            else:
+                problems[image_id] = found
+            progress(done, len(ids))
+    memory.save()
+    if problems:
+        raise UserError(_complain(f"{dataset.name}/{split}", problems, len(ids)))
+    return SplitIndex(dataset.name, split, tuple(pictures))
+
+
+def _look(dataset: Dataset, image_id: str, label_source: str, masks: bool, memory: _Memory) -> Picture:
+    image = memory.recall(dataset.image_path(image_id), _read_image)
+    mask: dict[str, Any] = {"hash": "", "values": []}
+    if masks:
+        mask = memory.recall(dataset.mask_path(image_id), _read_mask)
+        if mask["size"] != image["size"]:
+            raise ValueError("mask is {}x{}, picture {}x{} (height x width)".format(*mask["size"], *image["size"]))
+        undefined = [v for v in mask["values"] if v != IGNORE and v >= len(dataset.classes)]
+        if undefined:
+            raise ValueError(f"mask holds undefined index {undefined[0]} (classes are 0..{len(dataset.classes) - 1}, 255)")
+    values = tuple(value for value in mask["values"] if value != IGNORE)
+    labels = tuple(v for v in values if v) if label_source == "masks" else dataset.image_labels(image_id, label_source)
+    return Picture(image_id, image["hash"], mask["hash"], *image["size"], image["mode"], values, tuple(labels))
+
+
+def _read_image(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    with Image.open(BytesIO(data)) as image:
+        mode = image.mode
+    return {"hash": _hash(data), "size": open_rgb(BytesIO(data)).shape[:2], "mode": mode}
+
+
+def _read_mask(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    mask = open_mask(BytesIO(data))
+    return {"hash": _hash(data), "size": mask.shape, "values": np.unique(mask).tolist()}
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:20]
+
+
+class _Memory:
+    """What was read from each file, kept as long as its size and time of change stay the same."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.changed = False
+        try:
+            self.rows: dict[str, Any] = json.loads(path.read_text("utf-8")) if path else {}
+        except (OSError, ValueError):
+            self.rows = {}
+
+    def recall(self, path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        stat = path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        row = self.rows.get(str(path))
+        if row is None or row["stamp"] != stamp:
+            row = {"stamp": stamp, **json.loads(json.dumps(read(path)))}
+            self.rows[str(path)] = row
+            self.changed = True
+        return row
+
+    def save(self) -> None:
+        if self.path and self.changed:
+            write_atomic(self.path, json.dumps(self.rows))
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(error.filename).parent.name}/{Path(error.filename).name} is missing"
+    if isinstance(error, OSError | SyntaxError):
+        return "cannot be decoded: " + str(error).partition("\n")[0][:80]
+    return str(error)
+
+
+def _complain(where: str, problems: dict[str, str], total: int, shown: int = 5) -> str:
+    named = "; ".join(f"{image_id}: {problem}" for image_id, problem in _first(problems.items(), shown))
+    more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
+    return f"{where}: {len(problems)} of {total} pictures cannot be used: {named}{more}"
+
+
+def _first(items: Iterable[Any], count: int) -> list[Any]:
+    return list(items)[:count]

@@ -1,0 +1,39 @@
+"""Errors that a person sees: one or two lines that say what to do, and the exit status that goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class HarnessError(Exception):
+    """A failure with a message for people; ends a command with `exit_code`."""
+
+    exit_code = 1
+
+
+class UserError(HarnessError):
+    """The user's mistake: a wrong name, value, file or folder."""
+
+    exit_code = 2
+
+
+class EnvironmentUnfitError(HarnessError):
+    """The environment cannot do it: a package, a device or the network is missing."""
+
+    exit_code = 3
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error message about an unknown name: the closest one, or all of them.
+
+    Examples
+    --------
+    >>> closest("vitpmc", ["cam", "vitpcm"])
+    "did you mean 'vitpcm'?"
+    >>> closest("zzz", ["vitpcm", "cam"])
+    'known: cam, vitpcm'
+    """
+    known = sorted(known)
+    match = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(known) or 'none'}"

@@ -1,0 +1,233 @@
+"""The contracts that a plugin author keeps: `Method` and `Refiner`, their parameters, and what they are handed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from harness.strict import Frozen
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from harness.spec import RunSpec
+    from harness.training import Session, TrainingData
+
+
+class Params(Frozen):
+    """Hyper-parameters of a method; subclass it and add fields with defaults.
+
+    A field that training does not depend on is marked `json_schema_extra={"stage": "score"}`: changing it scores again
+    but does not train again.
+
+    Attributes
+    ----------
+    inference_size : int
+        Side in pixels to which a picture is squashed for scoring, unless the protocol says otherwise.
+    """
+
+    inference_size: int = Field(384, ge=16, json_schema_extra={"stage": "score"})
+
+
+class TrainParams(Params):
+    """Hyper-parameters of a method that trains with the shared loop.
+
+    Attributes
+    ----------
+    image_size : int
+        Side in pixels to which a picture is squashed for training.
+    epochs, batch_size : int
+    lr : float
+        Learning rate of the default phase.
+    """
+
+    image_size: int = Field(384, ge=16)
+    epochs: int = Field(10, ge=0)
+    batch_size: int = Field(16, ge=1)
+    lr: float = Field(1e-4, gt=0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step sees. Never a mask.
+
+    Attributes
+    ----------
+    images : Tensor
+        (B, 3, H, W) float RGB in [0, 1], not normalised, at the size that the method asked for.
+    labels : Tensor
+        (B, num_classes) multi-hot float; column 0 is the background.
+    ids : list of str
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands: `epoch` of `epochs`, `iteration` of `total` over the whole training."""
+
+    epoch: int
+    epochs: int
+    iteration: int
+    total: int
+
+
+def constant(progress: float) -> float:
+    """Learning-rate factor that never changes."""
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with a fresh optimiser; parameters in no group are frozen.
+
+    Attributes
+    ----------
+    epochs : int
+    groups : list of dict
+        Parameter groups as torch takes them: `params`, `lr`, and what else the optimiser knows.
+    optimizer : str
+        Name in `torch.optim`.
+    options : dict
+        Further arguments of the optimiser.
+    schedule : callable
+        Maps the progress through the phase, in [0, 1), to a factor on every learning rate.
+    """
+
+    epochs: int
+    groups: list[dict[str, Any]]
+    optimizer: str = "Adam"
+    options: dict[str, Any] = field(default_factory=dict)
+    schedule: Callable[[float], float] = constant
+
+
+class Method:
+    """A way to turn image-level labels into score maps.
+
+    A minimal method has a `name`, `build`, `training_step` and `score`. The harness does the rest: it runs scales and
+    flips, gates classes, normalises, resizes and thresholds, the same way for every method.
+
+    Attributes
+    ----------
+    name : str
+        What it is called on the command line.
+    cite : str
+        BibTeX key.
+    families : tuple of str
+        Which backbones it takes: `vit`, `cnn`; empty when it needs none.
+    supervision : tuple of str
+        What it looks at: `image_labels`; `masks` marks an oracle. Printed in every table.
+    output : {"activation", "probability"}
+        What `score` returns: non-negative maps of no fixed scale, or probabilities over the channels.
+    background : bool
+        Whether channel 0 of `score` is the method's own background.
+    predicts_presence : bool
+        Whether `score` also says which classes a picture shows: needed for `class_gating: predicted`.
+    conditions_on_labels : bool
+        Whether `score` wants the image labels where the protocol allows them.
+    needs_grad : bool
+        Whether `score` needs gradients.
+    version : str or None
+        Pins the version in the stage keys; None takes a hash of the source.
+    """
+
+    name: ClassVar[str]
+    cite: ClassVar[str] = ""
+    families: ClassVar[tuple[str, ...]] = ("vit", "cnn")
+    supervision: ClassVar[tuple[str, ...]] = ("image_labels",)
+    output: ClassVar[Literal["activation", "probability"]] = "activation"
+    background: ClassVar[bool] = False
+    predicts_presence: ClassVar[bool] = False
+    conditions_on_labels: ClassVar[bool] = False
+    needs_grad: ClassVar[bool] = False
+    version: ClassVar[str | None] = None
+    Params: ClassVar[type[Params]] = TrainParams
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @classmethod
+    def skip(cls, spec: RunSpec) -> str | None:
+        """Return why a cell makes no sense for this method, or None."""
+        return None
+
+    def backbone_options(self) -> dict[str, Any]:
+        """Return further arguments for `timm.create_model`, such as drop rates."""
+        return {}
+
+    def build(self, backbone: Any, num_classes: int) -> nn.Module:
+        """Return the model; `num_classes` counts the background (VOC: 21)."""
+        raise NotImplementedError
+
+    def phases(self, model: nn.Module) -> list[Phase]:
+        """Return the phases of training; by default one, over all parameters, with Adam."""
+        return [Phase(self.params.epochs, [{"params": list(model.parameters()), "lr": self.params.lr}])]
+
+    def fit(self, model: nn.Module, data: TrainingData, session: Session) -> None:
+        """Train the model in place; by default the shared loop over `phases` with `training_step`."""
+        from harness.training import train
+
+        train(self, model, data, session)
+
+    def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return the named losses of a batch; their sum is minimised."""
+        raise NotImplementedError
+
+    def score(self, model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+        """Return raw, non-negative score maps at the model's own grid.
+
+        Parameters
+        ----------
+        model : Module
+        images : Tensor
+            (B, 3, H, W) float RGB in [0, 1].
+        labels : Tensor or None
+            (B, num_classes) for methods with `conditions_on_labels`, where the protocol allows it;
+            (B, num_classes, H, W) ground truth for an oracle, a method whose `supervision` names `masks`.
+
+        Returns
+        -------
+        Tensor, or a pair of Tensors
+            (B, C, h, w) maps; C is `num_classes` with a background channel, one less without. A method that
+            `predicts_presence` returns with them (B, num_classes - 1) image-level probabilities.
+        """
+        raise NotImplementedError
+
+
+class Refiner:
+    """A step between score maps and masks, picture by picture.
+
+    Attributes
+    ----------
+    name : str
+    version : str or None
+        As for a method.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str | None] = None
+    Params: ClassVar[type[Frozen]] = Frozen
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    def refine(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """Return refined probabilities.
+
+        Parameters
+        ----------
+        image : ndarray
+            (H, W, 3) uint8 RGB.
+        probabilities : ndarray
+            (C, H, W) float32, summing to one over the channels; channel 0 is the background. Only the channels that
+            the protocol left open are here.
+        """
+        raise NotImplementedError
+

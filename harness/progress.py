@@ -1,0 +1,103 @@
+"""What a person sees while stages run: bars on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from harness.stages import Node
+from harness.worker import Outcome
+
+LINE_SECONDS = 30.0
+
+
+class ConsoleView:
+    """Shows a run on a console; see `harness.schedule.View`."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = _bars(console)
+        self.tasks: dict[str, TaskID] = {}
+        self.lines: dict[str, float] = {}
+
+    def __enter__(self) -> ConsoleView:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def started(self, node: Node) -> None:
+        """Add a bar."""
+        self.tasks[node.key] = self.bars.add_task(f"{node.stage} {node.label}", total=None, notes="")
+        self.lines[node.key] = time.monotonic()
+
+    def progressed(self, node: Node, progress: dict[str, Any]) -> None:
+        """Move a bar; without a terminal, say a line every half minute."""
+        notes = " ".join(f"{k} {_short(v)}" for k, v in progress.items() if k not in ("done", "total"))
+        self.bars.update(self.tasks[node.key], completed=progress["done"], total=progress["total"], notes=notes)
+        if not self.console.is_terminal and time.monotonic() - self.lines[node.key] > LINE_SECONDS:
+            self.lines[node.key] = time.monotonic()
+            self.console.print(f"  {node.stage} {node.label}: {progress['done']}/{progress['total']} {notes}", highlight=False)
+
+    def ended(self, node: Node, outcome: Outcome, seconds: float) -> None:
+        """Remove a bar; say a line for what took long or failed."""
+        self.bars.remove_task(self.tasks.pop(node.key))
+        if outcome.status == "done":
+            if seconds > 5:
+                self.console.print(f"  {node.stage} {node.label}: {seconds:.0f} s", highlight=False)
+        else:
+            self.said(f"{node.stage} {node.label}: {outcome.status}: {outcome.reason}")
+
+    def recorded(self, record: dict[str, Any]) -> None:
+        """Say how a cell ended."""
+        if record["status"] == "done":
+            scores = ", ".join(f"{split} mIoU {100 * m['miou']:.1f}" for split, m in record["metrics"].items())
+            self.console.print(f"[green]done[/] {record['title']} [dim]{record['key'][:8]}[/]: {scores}", highlight=False)
+        else:
+            style = "yellow" if record["status"] == "skipped" else "red"
+            self.console.print(f"[{style}]{record['status']}[/] {record['title']}: ", end="", highlight=False)
+            self.console.print(record["reason"], markup=False, highlight=False)
+
+    def said(self, message: str) -> None:
+        """Say a line."""
+        self.console.print(message, markup=False, highlight=False)
+
+
+@contextmanager
+def scanning(console: Console) -> Iterator[Any]:
+    """Show the check pass over pictures; yields what `Planner` takes as `scan`."""
+    started = time.monotonic()
+    tasks: dict[str, TaskID] = {}
+    with _bars(console) as bars:
+
+        def scan(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                if done == total or time.monotonic() - started < 1:
+                    return
+                tasks[what] = bars.add_task(f"checking {what}", total=total, notes="")
+            bars.update(tasks[what], completed=done)
+
+        yield scan
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[notes]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,101 @@
+"""From score maps to pseudo-masks: gate classes, normalise, resize, add a background, decide.
+
+The same few steps for every method, in this order; each is a field of the protocol.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The protocol's rules for one method and split.
+
+    Attributes
+    ----------
+    gating : str
+        `gt`, `predicted:p` or `none`.
+    normalisation : str
+        `none`, `max`, `minmax` or `vitpcm`.
+    background : str
+        `model`, `fixed:x` or `power:a`.
+    align_corners : bool
+        Whether resizing maps corner pixels onto corner pixels.
+    """
+
+    gating: str
+    normalisation: str
+    background: str
+    align_corners: bool = False
+
+
+def open_classes(rules: Rules, labels: np.ndarray, presence: np.ndarray | None) -> np.ndarray:
+    """Return the classes that may appear in a mask: sorted indices from 1.
+
+    Parameters
+    ----------
+    rules : Rules
+    labels : ndarray
+        (num_classes,) image labels; looked at only where the gating is `gt`.
+    presence : ndarray or None
+        (num_classes - 1,) predicted probabilities; looked at only where it is `predicted`.
+    """
+    if rules.gating == "gt":
+        return np.flatnonzero(labels[1:]) + 1
+    if rules.gating == "none":
+        return np.arange(1, len(labels))
+    if presence is None:
+        raise ValueError("the gating is predicted, but the method predicts no presence")
+    return np.flatnonzero(presence >= float(rules.gating.partition(":")[2])) + 1
+
+
+def probabilities(scores: np.ndarray, classes: np.ndarray, size: tuple[int, int], rules: Rules, output: str) -> Tensor:
+    """Turn a score map into probabilities at picture size.
+
+    Parameters
+    ----------
+    scores : ndarray
+        (C, h, w) as the method gave it; with a background channel if the background rule is `model`.
+    classes : ndarray
+        The open classes, from `open_classes`.
+    size : tuple of int
+        Height and width of the picture.
+    rules : Rules
+    output : {"activation", "probability"}
+        What the scores are.
+
+    Returns
+    -------
+    Tensor
+        (1 + len(classes), H, W) float32, non-negative; channel 0 is the background.
+    """
+    own_background = rules.background == "model"
+    channels = [0, *classes] if own_background else classes - 1
+    maps = _normalise(torch.from_numpy(scores[channels].astype(np.float32)), rules.normalisation, output)
+    if len(maps):
+        maps = functional.interpolate(maps[None], size, mode="bilinear", align_corners=rules.align_corners)[0]
+    if own_background:
+        return maps
+    if not len(maps):
+        return torch.ones(1, *size)
+    kind, _, value = rules.background.partition(":")
+    background = (1 - maps.amax(0)).clamp(min=0) ** float(value) if kind == "power" else maps.new_full(size, float(value))
+    return torch.cat([background[None], maps])
+
+
+def _normalise(maps: Tensor, rule: str, output: str) -> Tensor:
+    """Bring every channel to [0, 1] over the picture."""
+    if rule == "vitpcm":
+        maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-7)
+        return maps / maps.sum(0).clamp(min=1e-7) if output == "probability" else maps
+    if rule == "none" or output == "probability":
+        return maps
+    if rule == "minmax":
+        maps = maps - maps.amin((1, 2), keepdim=True)
+    return maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-7)

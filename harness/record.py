@@ -1,0 +1,58 @@
+"""What is written down of a cell when it ends."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from harness import provenance
+from harness.metrics import finalise
+from harness.plan import Plan, PlannedCell
+from harness.store import Artefact, Store
+
+
+def record_of(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
+    """Return the record of a cell whose stages are all there."""
+    artefacts = [store.need(plan.nodes[key].stage, key) for key in planned.nodes]
+    parameters = next((a.json("parameters.json") for a in artefacts if a.stage == "fit"), None)
+    return _base(planned, "done") | {
+        "metrics": {split: split_metrics(store, a["evaluate"]) for split, a in planned.artefacts["splits"].items()},
+        "parameters": parameters,
+        "artefacts": planned.artefacts,
+        "stages": [_stage(a) for a in artefacts],
+        "provenance": {"command": provenance.command_line(), **provenance.environment()},
+    }
+
+
+def record_of_failure(planned: PlannedCell, status: str, reason: str, stage: str = "", tail: str = "") -> dict[str, Any]:
+    """Return the record of a cell that failed, ran out of memory or was skipped."""
+    return _base(planned, status) | {
+        "reason": reason,
+        "failed_stage": stage,
+        "tail": tail,
+        "provenance": {"command": provenance.command_line(), **provenance.environment()},
+    }
+
+
+def split_metrics(store: Store, keys: list[str]) -> dict[str, Any]:
+    """Return the scores of a split from the confusion matrices of its shards."""
+    return finalise(np.concatenate([np.load(store.need("evaluate", key).file("confusion.npy")) for key in keys]))
+
+
+def _base(planned: PlannedCell, status: str) -> dict[str, Any]:
+    return {
+        "key": planned.key,
+        "status": status,
+        "title": planned.cell.spec.title,
+        "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "spec": planned.cell.spec.model_dump(mode="json"),
+        "origins": planned.cell.origins,
+        **planned.about,
+    }
+
+
+def _stage(artefact: Artefact) -> dict[str, Any]:
+    kept = ("stage", "key", "seconds", "memory_mb", "device", "threads", "bytes")
+    return {name: artefact.manifest[name] for name in kept}

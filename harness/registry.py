@@ -1,0 +1,262 @@
+"""One lazy registry for every kind of plugin: what exists, where it comes from, and why a broken one is broken.
+
+Code plugins (methods, refiners, datasets) are classes with a `name`; data plugins (backbones, protocols, experiments,
+CRF presets) are YAML. Built-in code is listed from its syntax tree, so listing imports nothing heavy; plugins from
+outside are imported, because nobody else has vouched that they can be.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from harness.errors import UserError, closest
+from harness.strict import read_yaml
+
+CODE_KINDS = {"method": "Method", "refiner": "Refiner", "dataset": "Dataset"}
+DATA_KINDS = {"backbone": "backbones", "protocol": "protocols", "experiment": "experiments", "crf": "crf"}
+KINDS = (*CODE_KINDS, *DATA_KINDS)
+ENTRY_POINT_GROUP = "wsss_harness.plugins"
+_BUILT_IN_PACKAGES = ("wsss_methods", "harness.data")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that can be asked for by name.
+
+    Attributes
+    ----------
+    kind, name : str
+    origin : str
+        `built-in`, `package NAME`, or the path or module given with `--plugins`.
+    source : Path
+        The file that defines it.
+    where : str
+        `module:Class` for code; empty for data.
+    summary : str
+        First line of its docstring, or its `summary`.
+    broken : str
+        Why it cannot be used; empty when it can.
+    """
+
+    kind: str
+    name: str
+    origin: str
+    source: Path
+    where: str = ""
+    summary: str = ""
+    broken: str = ""
+
+
+class Registry:
+    """Everything that can be asked for by name.
+
+    Parameters
+    ----------
+    plugins : iterable of str
+        Files, package folders or importable modules, as given with `--plugins`.
+    """
+
+    def __init__(self, plugins: Iterable[str] = ()) -> None:
+        self.plugins = tuple(plugins)
+
+    def entries(self, kind: str, pattern: str = "*") -> list[Entry]:
+        """Return the entries of a kind, by name; broken ones included."""
+        return sorted(
+            (entry for entry in self._entries if entry.kind == kind and fnmatch(entry.name, pattern)),
+            key=lambda entry: entry.name,
+        )
+
+    def names(self, kind: str) -> list[str]:
+        """Return the usable names of a kind."""
+        return [entry.name for entry in self.entries(kind) if not entry.broken]
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """Return one usable entry.
+
+        Raises
+        ------
+        UserError
+            If there is none of that name, with the closest one, or if it is broken, with the reason.
+        """
+        for entry in self._entries:
+            if (entry.kind, entry.name) == (kind, name):
+                if entry.broken:
+                    raise UserError(f"{kind} '{name}' ({entry.origin}) is broken: {entry.broken}")
+                return entry
+        raise UserError(f"unknown {kind} '{name}': {closest(name, self.names(kind))}")
+
+    def select(self, kind: str, patterns: Iterable[str]) -> list[str]:
+        """Expand names and globs, keeping their order and dropping repeats."""
+        chosen: dict[str, None] = {}
+        for pattern in patterns:
+            matches = [name for name in self.names(kind) if fnmatch(name, pattern)]
+            chosen.update(dict.fromkeys(matches or [self.entry(kind, pattern).name]))
+        return list(chosen)
+
+    def load(self, kind: str, name: str) -> Any:
+        """Return the class of a code plugin, or the mapping of a data plugin.
+
+        Raises
+        ------
+        UserError
+            If it is unknown, or does not import.
+        """
+        entry = self.entry(kind, name)
+        if kind in DATA_KINDS:
+            return _read_data(entry.source)[name] if entry.source.stem == DATA_KINDS[kind] else read_yaml(entry.source)
+        module_name, class_name = entry.where.split(":")
+        try:
+            module = sys.modules.get(module_name) or importlib.import_module(module_name)
+        except Exception as error:
+            raise UserError(f"{kind} '{name}' ({entry.origin}) does not import: {_reason(error)}") from error
+        return getattr(module, class_name)
+
+    def source_version(self, kind: str, name: str) -> str:
+        """Return the version of a code plugin: the one that it pins, or a hash of its module or package."""
+        pinned = getattr(self.load(kind, name), "version", None)
+        return str(pinned) if pinned else source_hash(self.entry(kind, name).source)
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        found: dict[tuple[str, str], Entry] = {}
+        for entry in (*_built_in_code(), *_built_in_data(), *_installed(), *self._given()):
+            taken = found.get((entry.kind, entry.name))
+            if taken:
+                reason = f"the name is taken by {taken.origin} ({taken.source.name})"
+                entry = Entry(entry.kind, f"{entry.name}@{entry.origin}", entry.origin, entry.source, broken=reason)
+            found[entry.kind, entry.name] = entry
+        return list(found.values())
+
+    def _given(self) -> Iterator[Entry]:
+        for plugin in self.plugins:
+            path = Path(plugin)
+            if path.exists():
+                yield from _import_and_list(plugin, path.stem, lambda path=path: _import_path(path), path)
+            else:
+                yield from _import_and_list(
+                    plugin, plugin, lambda plugin=plugin: importlib.import_module(plugin), Path(plugin)
+                )
+
+
+def source_hash(source: Path) -> str:
+    """Return a hash of a module's file, or of every Python file of its package."""
+    files = sorted(source.parent.rglob("*.py")) if source.name == "__init__.py" else [source]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(source.parent)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def configs() -> Path:
+    """Return the folder of the packaged YAML files."""
+    return Path(importlib.import_module("harness.configs").__path__[0])
+
+
+def _built_in_code() -> Iterator[Entry]:
+    """List the built-in plugin classes from their syntax trees."""
+    found = [(package, path, node) for package in _BUILT_IN_PACKAGES for path, node in _classes(package)]
+    bases = {node.name: [b.id for b in node.bases if isinstance(b, ast.Name)] for _, _, node in found}
+    roots = {root: kind for kind, root in CODE_KINDS.items()}
+
+    def kind_of(class_name: str) -> str | None:
+        return roots.get(class_name) or next(filter(None, map(kind_of, bases.get(class_name, []))), None)
+
+    for package, path, node in found:
+        kind, name = kind_of(node.name), _literal(node, "name")
+        if kind and name:
+            stem = path.parent.name if path.name == "__init__.py" else path.stem
+            summary = (ast.get_docstring(node) or "").partition("\n")[0]
+            yield Entry(kind, name, "built-in", path, f"{package}.{stem}:{node.name}", summary)
+
+
+def _classes(package: str) -> Iterator[tuple[Path, ast.ClassDef]]:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        raise UserError(f"the package '{package}' is missing: install wsss-harness again")
+    folder = Path(spec.submodule_search_locations[0])
+    for path in sorted([*folder.glob("[!_]*.py"), *folder.glob("[!_]*/__init__.py")]):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                yield path, node
+
+
+def _literal(node: ast.ClassDef, attribute: str) -> str | None:
+    """Return the text that a class body assigns to a name."""
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            if statement.targets[0].id == attribute and isinstance(statement.value, ast.Constant):
+                return str(statement.value.value)
+    return None
+
+
+def _built_in_data() -> Iterator[Entry]:
+    for kind, stem in DATA_KINDS.items():
+        single = configs() / f"{stem}.yaml"
+        if single.exists():
+            for name, value in _read_data(single).items():
+                yield Entry(kind, name, "built-in", single, summary=value.get("summary", ""))
+        for path in sorted((configs() / stem).glob("*.yaml")):
+            yield Entry(kind, path.stem, "built-in", path, summary=read_yaml(path).get("summary", ""))
+
+
+def _read_data(path: Path) -> dict[str, dict[str, Any]]:
+    return dict(read_yaml(path))
+
+
+def _installed() -> Iterator[Entry]:
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        origin = f"package {point.dist.name}" if point.dist else f"entry point {point.name}"
+        yield from _import_and_list(origin, point.name, point.load, Path(point.value))
+
+
+def _import_and_list(origin: str, name: str, importer: Any, path: Path) -> Iterator[Entry]:
+    """Import a plugin from outside and list its classes; if that fails, list it as broken."""
+    try:
+        module: ModuleType = importer()
+        classes = [item for item in vars(module).values() if isinstance(item, type) and "name" in vars(item)]
+    except (Exception, SystemExit) as error:
+        yield Entry("method", name, origin, path, broken=f"does not import: {_reason(error)}")
+        return
+    for item in classes:
+        kind = next((k for k, base in CODE_KINDS.items() if base in {c.__name__ for c in item.__mro__[1:]}), None)
+        if kind and item.__module__.startswith(module.__name__):
+            file = Path(sys.modules[item.__module__].__file__ or path)
+            summary = (item.__doc__ or "").strip().partition("\n")[0]
+            yield Entry(kind, item.name, origin, file, f"{item.__module__}:{item.__name__}", summary)
+
+
+def _import_path(path: Path) -> ModuleType:
+    """Import a file or a package folder under a private name that its path decides."""
+    source = path / "__init__.py" if path.is_dir() else path
+    name = f"wsss_plugin_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(
+        name, source, submodule_search_locations=[str(path)] if path.is_dir() else None
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file or package")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0]

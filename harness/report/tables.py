@@ -1,0 +1,262 @@
+"""Tables of records: what was measured, under which protocol, with everything a reader must know as footnotes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as RichTable
+from tabulate import tabulate
+
+from harness.data.base import Dataset
+from harness.registry import Registry
+from harness.strict import canonical
+
+_MARKS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass
+class Table:
+    """A table ready to be printed in any format.
+
+    Attributes
+    ----------
+    title : str
+    columns : list of str
+    rows : list of list of str
+    bold : set of tuple
+        (row, column) of the best scores.
+    notes : list of str
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    bold: set[tuple[int, int]] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Row:
+    """A configuration: records that differ in seed and refiner only."""
+
+    method: str
+    variant: str
+    backbone: str
+    timm: str
+    weights: str
+    parameters: float | None
+    limit: int | None
+    records: pd.DataFrame
+
+
+def comparison(results: pd.DataFrame) -> list[Table]:
+    """Return one table per dataset and protocol: scores are compared only where they are comparable."""
+    done = results[results.status == "done"].copy()
+    if done.empty:
+        return []
+    done["declared"] = [_declared(record) for record in done.record]
+    tables = []
+    for (dataset, _), group in done.groupby(["dataset", "declared"], sort=True):
+        tables.append(_comparison(str(dataset), group))
+    return tables
+
+
+def unfinished(results: pd.DataFrame) -> Table | None:
+    """Return the cells that were not done, with the reason."""
+    bad = results[results.status != "done"]
+    if bad.empty:
+        return None
+    rows = [[row.title, row.status, row.reason, row.key[:8]] for row in bad.itertuples()]
+    return Table("Not done", ["cell", "status", "reason", "record"], rows)
+
+
+def _comparison(dataset: str, group: pd.DataFrame) -> Table:
+    protocol = group.record.iloc[0]["spec"]["protocol"]
+    splits = [split for split in protocol["eval_splits"] if split in set(group.split)]
+    refiners = sorted(set(group.refine) - {"none"})
+    scores: list[tuple[str, str, str]] = []
+    for split in splits:
+        scores += [(split, "none", "miou"), (split, "none", "pixacc"), *((split, refiner, "miou") for refiner in refiners)]
+    rows = sorted(_configurations(group), key=lambda row: -_mean(row.records, (splits[-1], "none", "miou")))
+    about = ["method", "settings", "backbone (timm id)", "params", "weights", "seeds"]
+    table = Table(f"{dataset}, {_protocol_name(group.record.iloc[0])}", about + [_heading(*score) for score in scores], [])
+    marks = _Marks()
+    for row in rows:
+        table.rows.append(
+            [
+                row.method + marks.of(_method_notes(row)),
+                row.variant,
+                _backbone(row),
+                f"{row.parameters / 1e6:.2f} M" if row.parameters else "–",
+                row.weights + marks.of(_weight_notes(row)),
+                ",".join(str(seed) for seed in sorted(set(row.records.seed))),
+                *(_score(row.records, score) for score in scores),
+            ]
+        )
+    for column, score in enumerate(scores, len(about)):
+        _embolden(table, rows, column, score)
+    table.notes = [*_protocol_notes(dataset, group, splits), *marks.notes]
+    return table
+
+
+def _configurations(group: pd.DataFrame) -> list[_Row]:
+    """Gather records into rows."""
+    rows = []
+    keys = [canonical([r.method, r.settings, r.backbone, r.weights, r.record["weights"], r.limit]) for r in group.itertuples()]
+    for _, same in group.groupby(keys, sort=True):
+        first = same.iloc[0]
+        peers = group[group.method == first.method].settings
+        rows.append(
+            _Row(
+                first.method, _variant(first.settings, list(peers)), first.backbone, first.timm, first.weights,
+                first.parameters, first.limit, same,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _variant(settings: dict[str, Any], peers: list[dict[str, Any]]) -> str:
+    """Return the settings in which a row differs from others of its method."""
+    varying = [key for key in settings if any(peer.get(key) != settings[key] for peer in peers)]
+    return ", ".join(f"{key}={settings[key]}" for key in varying)
+
+
+def _declared(record: dict[str, Any]) -> str:
+    """Return a protocol's text without its refiner, which is a column, and its summary."""
+    protocol = {k: v for k, v in record["spec"]["protocol"].items() if k not in ("refine", "summary")}
+    return canonical([protocol, record["data"]])
+
+
+def _select(records: pd.DataFrame, score: tuple[str, str, str]) -> pd.Series:
+    split, refine, metric = score
+    return records[(records.split == split) & (records.refine == refine)][metric].dropna()
+
+
+def _mean(records: pd.DataFrame, score: tuple[str, str, str]) -> float:
+    values = _select(records, score)
+    return float(values.mean()) if len(values) else -1.0
+
+
+def _score(records: pd.DataFrame, score: tuple[str, str, str]) -> str:
+    values = 100 * _select(records, score)
+    if values.empty:
+        return "not run"
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def _embolden(table: Table, rows: list[_Row], column: int, score: tuple[str, str, str]) -> None:
+    """Mark the best score of a column among methods that see no masks."""
+    fair = {n: _mean(row.records, score) for n, row in enumerate(rows) if not _sees_masks(row)}
+    best = max(fair.values(), default=-1.0)
+    if best >= 0:
+        table.bold |= {(number, column) for number, value in fair.items() if value == best}
+
+
+def _protocol_name(record: dict[str, Any]) -> str:
+    """Return a protocol's name with what was changed of it."""
+    changes = []
+    for key in sorted(record["origins"]):
+        if key.startswith("protocol."):
+            value: Any = record["spec"]["protocol"]
+            for part in key.split(".")[1:]:
+                value = value[part]
+            changes.append(f"{key.removeprefix('protocol.')}={value}")
+    name = f"protocol {record['spec']['protocol']['name']}"
+    return f"{name} with {', '.join(changes)}" if changes else name
+
+
+def _backbone(row: _Row) -> str:
+    if not row.timm:
+        return "–"
+    return row.timm if row.backbone.startswith("timm:") else f"{row.backbone} ({row.timm})"
+
+
+def _heading(split: str, refine: str, metric: str) -> str:
+    if refine != "none":
+        return f"{split} +{refine}"
+    return f"{split} {'BPM mIoU' if metric == 'miou' else 'pixAcc'}"
+
+
+class _Marks:
+    """Footnote marks, in order of appearance."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.given: dict[str, str] = {}
+
+    def of(self, notes: list[str]) -> str:
+        for note in notes:
+            if note not in self.given:
+                self.given[note] = _MARKS[len(self.given)]
+                self.notes.append(f"[{self.given[note]}] {note}")
+        return f" [{','.join(self.given[note] for note in notes)}]" if notes else ""
+
+
+def _sees_masks(row: _Row) -> bool:
+    return "masks" in row.records.record.iloc[0]["supervision"]
+
+
+def _method_notes(row: _Row) -> list[str]:
+    record = row.records.record.iloc[0]
+    notes = []
+    if _sees_masks(row):
+        notes.append("an oracle: it sees the ground-truth masks")
+    if record["applied"]["background"] == "model" and not row.method.startswith("sanity"):
+        notes.append("has a background channel of its own; the protocol's background rule does not apply")
+    if row.limit:
+        notes.append(f"only the first {row.limit} pictures of each split")
+    return notes
+
+
+def _weight_notes(row: _Row) -> list[str]:
+    weights = row.records.record.iloc[0]["weights"]
+    return [f"{weights['file']}, sha256 {weights['sha256'][:12]}"] if weights["source"] == "file" else []
+
+
+def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str]) -> list[str]:
+    """Say what the numbers of a table have in common."""
+    record = group.record.iloc[0]
+    protocol = record["spec"]["protocol"]
+    gating = protocol["class_gating"]
+    pictures = ", ".join(f"{split} {record['pictures'][split]}" for split in splits)
+    scales = f"scales {protocol['scales']}" + (", flipped too" if protocol["flip"] else "")
+    notes = [
+        f"protocol {protocol['name']}: trained on {protocol['fit_split']}, labels from {protocol['label_source']}; "
+        f"classes gated by {gating['training']} on training splits, {gating['held_out']} on held-out ones; "
+        f"normalisation {protocol['normalisation']}, background {protocol['background']}; "
+        f"{scales}; {protocol['checkpoint']} checkpoint; {protocol['precision']}",
+        f"mIoU over {len(record['classes'])} classes, background included; pictures: {pictures}",
+    ]
+    if gating["held_out"] == "gt":
+        notes.append("ground-truth image labels are used on held-out pictures: these scores are not those of a label-free method")
+    dataset_class: type[Dataset] = Registry().load("dataset", dataset)
+    return [*notes, dataset_class.note] if dataset_class.note else notes
+
+
+def show(table: Table, console: Console) -> None:
+    """Print a table on a terminal."""
+    rich = RichTable(*table.columns, title=table.title, title_justify="left", box=None, pad_edge=False)
+    for number, row in enumerate(table.rows):
+        cells = [f"[bold]{_escape(c)}[/]" if (number, n) in table.bold else _escape(c) for n, c in enumerate(row)]
+        rich.add_row(*cells)
+    console.print(rich)
+    for note in table.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown."""
+    cells = [
+        [f"**{cell}**" if (r, c) in table.bold else cell.replace("|", "\\|") for c, cell in enumerate(row)]
+        for r, row in enumerate(table.rows)
+    ]
+    text = tabulate(cells, table.columns, "pipe", disable_numparse=True)
+    notes = "".join(f"\n- {note}" for note in table.notes)
+    return f"### {table.title}\n\n{text}\n{notes}\n"
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

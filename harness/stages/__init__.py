@@ -1,0 +1,146 @@
+"""The stages of a run. Each is a function: (its part of the spec, its parents' artefacts, a workspace) → an artefact.
+
+A stage knows nothing of Ray, of the command line, or of tables. What it reads of the spec is its `config`; the key of its
+artefact follows from that, its version and its parents' keys, and from nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.data.base import Dataset
+from harness.method import Method
+from harness.registry import Registry
+from harness.store import Artefact, Store
+from harness.strict import digest
+
+# Bump a stage's version when its code comes to give other numbers; what was computed before is then computed again.
+VERSIONS = {"labels": 1, "fit": 1, "score": 1, "mask": 1, "evaluate": 1}
+SHARD = 256  # pictures per shard
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage to run once.
+
+    Attributes
+    ----------
+    stage : str
+    config : dict
+        All that can change what it makes, beside its parents.
+    parents : dict
+        Keys of the artefacts that it reads, by role; a role is a stage's name.
+    label : str
+        What people call it; not part of the key.
+    """
+
+    stage: str
+    config: dict[str, Any]
+    parents: dict[str, str]
+    label: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """The key of its artefact."""
+        return digest([self.stage, VERSIONS[self.stage], self.config, self.parents])
+
+
+@dataclass(frozen=True)
+class Locations:
+    """Where things are on this machine; never part of a key.
+
+    Attributes
+    ----------
+    store : str
+    roots : dict
+        Dataset folders by dataset name.
+    weights : dict
+        Weight files by sha256.
+    plugins : tuple of str
+    """
+
+    store: str
+    roots: dict[str, str]
+    weights: dict[str, str] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+
+
+@dataclass
+class Task:
+    """A node at work: what a stage function is handed.
+
+    Attributes
+    ----------
+    node : Node
+    locations : Locations
+    device : str
+        `cpu` or `cuda`.
+    workers : int
+        Processes that may load pictures beside it.
+    work : Path
+        Scratch that outlives a crash.
+    """
+
+    node: Node
+    locations: Locations
+    device: str
+    workers: int
+    work: Path
+    _reported: float = 0.0
+
+    @property
+    def out(self) -> Path:
+        """The folder that becomes the artefact."""
+        return self.work / "out"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The node's part of the spec."""
+        return self.node.config
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The plugins of this run."""
+        return Registry(self.locations.plugins)
+
+    def parent(self, stage: str) -> Artefact:
+        """Return the artefact of a parent."""
+        return Store(Path(self.locations.store)).need(stage, self.node.parents[stage])
+
+    def dataset(self) -> Dataset:
+        """Return the dataset."""
+        name = self.config["dataset"]
+        return self.registry.load("dataset", name)(Path(self.locations.roots[name]))
+
+    def method(self) -> Method:
+        """Return the method with its parameters."""
+        method_class: type[Method] = self.registry.load("method", self.config["method"])
+        return method_class(method_class.Params.model_validate(self.config["params"]))
+
+    def autocast(self, precision: str) -> Any:
+        """Return the context in which a model runs."""
+        import torch
+
+        return torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16")
+
+    def progress(self, done: int, total: int, notes: dict[str, Any] | None = None) -> None:
+        """Tell whoever looks how far this is; cheap enough to call for every picture."""
+        now = time.monotonic()
+        if now - self._reported > 0.3 or done == total:
+            self._reported = now
+            draft = self.work / ".progress"
+            draft.write_text(json.dumps({"done": done, "total": total, **(notes or {})}))
+            os.replace(draft, self.work / "progress.json")
+
+
+def function(stage: str) -> Callable[[Task], None]:
+    """Return the function of a stage."""
+    return importlib.import_module(f"harness.stages.{stage}").run

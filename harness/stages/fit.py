@@ -1,0 +1,62 @@
+"""Train a method on the fit split. It is handed pictures and image labels; no mask, and no path to one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from harness.backbones import Weights, build_backbone
+from harness.method import Method
+from harness.stages import Task
+from harness.store import Artefact
+from harness.training import Session, TrainingData, derive
+
+
+def build_model(method: Method, identifier: str, weights: Weights, num_classes: int, seed: int) -> nn.Module:
+    """Build a method's model, from start weights and a seed."""
+    torch.manual_seed(derive(seed, "build"))
+    backbone = build_backbone(identifier, weights, method.backbone_options()) if identifier else None
+    return method.build(backbone, num_classes)
+
+
+def load_model(method: Method, fitted: Artefact) -> nn.Module:
+    """Build a method's model with its trained weights, ready for inference."""
+    config = fitted.manifest["config"]
+    model = build_model(method, config["timm"], Weights("random"), config["num_classes"], config["seed"])
+    model.load_state_dict(load_file(fitted.file("model.safetensors")))
+    return model.eval()
+
+
+def run(task: Task) -> None:
+    """Write `model.safetensors`, `curves.json` and `parameters.json`."""
+    config = task.config
+    method = task.method()
+    split = task.parent("labels").json("labels.json")
+    dataset = task.dataset()
+    data = TrainingData(
+        split["ids"],
+        torch.tensor(split["labels"], dtype=torch.float32),
+        [dataset.image_path(image_id) for image_id in split["ids"]],
+        task.workers,
+    )
+    path = task.locations.weights.get(config["weights"])
+    weights = Weights("file", config["weights"], Path(path)) if path else Weights("random")
+    model = build_model(method, config["timm"], weights, config["num_classes"], config["seed"])
+    parameters = count_parameters(model)
+    session = Session(config["seed"], task.device, config["precision"], task.work / "training", task.progress)
+    method.fit(model, data, session)
+    save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, task.out / "model.safetensors")
+    (task.out / "curves.json").write_text(json.dumps(session.curves))
+    (task.out / "parameters.json").write_text(json.dumps(parameters))
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Count parameters: `backbone` without head, at the grid it was pre-trained at; `added` by the method; `total`."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    backbone = getattr(model, "backbone", None)
+    inside = sum(parameter.numel() for parameter in backbone.parameters()) if isinstance(backbone, nn.Module) else 0
+    return {"backbone": inside, "added": total - inside, "total": total}

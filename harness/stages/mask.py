@@ -1,0 +1,50 @@
+"""Pseudo-masks of a shard of a split: BPM without a refiner, refined masks with one."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from harness.data.base import open_rgb, save_mask
+from harness.method import Refiner
+from harness.pseudomask import Rules, open_classes, probabilities
+from harness.stages import Task
+from harness.stages.score import read_scores
+
+
+def run(task: Task) -> None:
+    """Write an indexed PNG per picture, at its own size, in the dataset's class indices."""
+    config = task.config
+    rules = Rules(**config["rules"])
+    scores = task.parent("score")
+    output = scores.json("scores.json")["output"]
+    split = task.parent("labels").json("labels.json")
+    row = {image_id: number for number, image_id in enumerate(split["ids"])}
+    labels = np.array(split["labels"])
+    class_ids = np.array(config["class_ids"])
+    refiner = _refiner(task)
+    dataset = task.dataset()
+    shard = list(read_scores(scores, config["shard"]))
+    for done, (image_id, maps, presence) in enumerate(shard, 1):
+        classes = open_classes(rules, labels[row[image_id]], presence)
+        height, width = split["sizes"][row[image_id]]
+        scored = probabilities(maps, classes, (height, width), rules, output)
+        if refiner is not None:
+            scored = refine(refiner, open_rgb(dataset.image_path(image_id)), scored)
+        chosen = class_ids[np.concatenate([[0], classes])][np.asarray(scored.argmax(0))]
+        save_mask(task.out / f"{image_id}.png", chosen.astype(np.uint8))
+        task.progress(done, len(shard))
+
+
+def refine(refiner: Refiner, image: np.ndarray, scored: Tensor) -> np.ndarray:
+    """Make scores sum to one over the channels, and refine them."""
+    normal = scored / scored.sum(0).clamp(min=1e-7)
+    return refiner.refine(image, normal.numpy())
+
+
+def _refiner(task: Task) -> Refiner | None:
+    chosen = task.config["refine"]
+    if chosen is None:
+        return None
+    refiner_class: type[Refiner] = task.registry.load("refiner", chosen["name"])
+    return refiner_class(refiner_class.Params.model_validate(chosen["params"]))

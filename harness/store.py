@@ -1,0 +1,217 @@
+"""Records, artefacts and leases in one folder: readable by people, safe under crashes and several writers.
+
+    records/<cell key>.json             one per cell, written once, when it ends; failures too
+    artefacts/<stage>/<key>/            what a stage made, with manifest.json; there as a whole or not at all
+    work/<key>/                         a running or interrupted stage: checkpoints, progress, log
+    leases/<key>.json                   who is computing a stage now
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, UserError, closest
+from harness.files import hash_file, sync_folder, write_atomic
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+class CorruptArtefactError(HarnessError):
+    """A file of an artefact is not what its manifest says."""
+
+    def __init__(self, artefact: Artefact, file: str) -> None:
+        super().__init__(f"{artefact.stage} {artefact.key}: {file} does not match its hash")
+        self.stage, self.key = artefact.stage, artefact.key
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a stage made.
+
+    Attributes
+    ----------
+    stage, key : str
+    path : Path
+    """
+
+    stage: str
+    key: str
+    path: Path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What made it, from what, when and how long; and the hash of each file."""
+        return json.loads((self.path / MANIFEST).read_text("utf-8"))
+
+    def file(self, name: str) -> Path:
+        """Return a file after checking its hash.
+
+        Raises
+        ------
+        CorruptArtefactError
+        """
+        path = self.path / name
+        expected = self.manifest["files"].get(name)
+        if expected is None or not path.is_file() or hash_file(path) != expected:
+            raise CorruptArtefactError(self, name)
+        return path
+
+    def json(self, name: str) -> Any:
+        """Return the content of a JSON file, checked."""
+        return json.loads(self.file(name).read_text("utf-8"))
+
+
+class Store:
+    """A results folder.
+
+    Parameters
+    ----------
+    root : Path
+    create : bool
+        Whether to make it where there is none.
+
+    Raises
+    ------
+    UserError
+        If it cannot be written, is not there, or was written by a newer version.
+    """
+
+    def __init__(self, root: Path, create: bool = False) -> None:
+        self.root = root.absolute()
+        marker = self.root / "store.json"
+        if create and not marker.exists():
+            try:
+                for name in ("records", "artefacts", "work", "leases", "cache"):
+                    (self.root / name).mkdir(parents=True, exist_ok=True)
+                write_atomic(marker, json.dumps({"schema": SCHEMA}) + "\n")
+            except OSError as error:
+                raise UserError(f"cannot write results to {root}: {error.strerror}; choose another --results") from None
+        if not marker.exists():
+            raise UserError(f"no results in {root}: `harness run` makes some, --results names another folder")
+        schema = json.loads(marker.read_text("utf-8"))["schema"]
+        if schema != SCHEMA:
+            raise UserError(f"{root} has schema {schema}, this version reads {SCHEMA}: use the version that wrote it")
+        if create and not os.access(self.root / "records", os.W_OK):
+            raise UserError(f"cannot write results to {root}: permission denied; choose another --results")
+
+    # artefacts
+
+    def artefact(self, stage: str, key: str) -> Artefact | None:
+        """Return an artefact, or None if it is not there."""
+        path = self.root / "artefacts" / stage / key
+        return Artefact(stage, key, path) if (path / MANIFEST).exists() else None
+
+    def need(self, stage: str, key: str) -> Artefact:
+        """Return an artefact that must be there.
+
+        Raises
+        ------
+        UserError
+        """
+        artefact = self.artefact(stage, key)
+        if artefact is None:
+            raise UserError(f"the artefact {stage}/{key} is gone from {self.root}: run the cell again")
+        return artefact
+
+    def work(self, key: str) -> Path:
+        """Return the scratch folder of a stage; what stands in it outlives a crash."""
+        return self.root / "work" / key
+
+    def publish(self, stage: str, key: str, draft: Path, about: dict[str, Any]) -> None:
+        """Turn a finished folder into an artefact, durably; if another writer was first, drop ours."""
+        files = sorted(path for path in draft.rglob("*") if path.is_file())
+        hashes = {str(path.relative_to(draft)): hash_file(path) for path in files}
+        for path in files:
+            _sync(path)
+        size = sum(path.stat().st_size for path in files)
+        manifest = {"schema": SCHEMA, "stage": stage, "key": key, **about, "bytes": size, "files": hashes}
+        write_atomic(draft / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        place = self.root / "artefacts" / stage / key
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(draft, place)
+        except OSError:
+            if not (place / MANIFEST).exists():
+                raise
+            shutil.rmtree(draft)
+        sync_folder(place.parent)
+
+    def discard(self, stage: str, key: str) -> None:
+        """Take a bad artefact out of the way, so that it is computed again."""
+        path = self.root / "artefacts" / stage / key
+        grave = self.root / "work" / f"{key}.corrupt"
+        shutil.rmtree(grave, ignore_errors=True)
+        try:
+            os.rename(path, grave)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(grave, ignore_errors=True)
+
+    # records
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Write a cell's record; a done one is never replaced by a failed one."""
+        before = self.record(record["key"])
+        if before and before["status"] == "done" and record["status"] != "done":
+            return
+        text = json.dumps({"schema": SCHEMA, **record}, indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomic(self.root / "records" / f"{record['key']}.json", text + "\n")
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """Return a cell's record, or None."""
+        try:
+            return read_record(self.root / "records" / f"{key}.json")
+        except FileNotFoundError:
+            return None
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield every record, by key."""
+        for path in sorted((self.root / "records").glob("*.json")):
+            yield read_record(path)
+
+    def find(self, prefix: str) -> dict[str, Any]:
+        """Return the one record whose key begins with `prefix`.
+
+        Raises
+        ------
+        UserError
+            If there is none, or more than one.
+        """
+        keys = [path.stem for path in (self.root / "records").glob("*.json")]
+        matches = [key for key in keys if key.startswith(prefix)]
+        if len(matches) != 1:
+            problem = f"{len(matches)} runs begin with" if matches else f"no run in {self.root} begins with"
+            hint = "give more digits" if matches else closest(prefix, [key[: max(8, len(prefix))] for key in keys])
+            raise UserError(f"{problem} '{prefix}': {hint}")
+        return read_record(self.root / "records" / f"{matches[0]}.json")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Raises
+    ------
+    UserError
+        If it is damaged, or of another schema.
+    """
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        schema = record["schema"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is not a record") from None
+    if schema != SCHEMA:
+        raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA}")
+    return record
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

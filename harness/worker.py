@@ -1,0 +1,163 @@
+"""Run one stage in this process: resume what a crash left, catch what goes wrong, publish what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from harness import provenance, stages
+from harness.errors import HarnessError
+from harness.stages import Locations, Node, Task
+from harness.store import CorruptArtefactError, Store
+
+TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended.
+
+    Attributes
+    ----------
+    status : str
+        `done`, `failed`, `oom` or `corrupt`.
+    reason : str
+        One line.
+    tail : str
+        End of the traceback and of what the stage printed.
+    corrupt : tuple of str
+        Stage and key of an artefact that did not match its hash.
+    """
+
+    status: str
+    reason: str = ""
+    tail: str = ""
+    corrupt: tuple[str, str] | None = None
+
+
+def run_node(node: Node, locations: Locations, device: str, threads: int) -> Outcome:
+    """Run a stage and publish its artefact; never raises for what the stage does.
+
+    Parameters
+    ----------
+    node : Node
+    locations : Locations
+    device : {"cpu", "cuda"}
+    threads : int
+        For the model on a CPU, or for loading pictures beside a GPU.
+    """
+    store = Store(Path(locations.store))
+    work = store.work(node.key)
+    work.mkdir(parents=True, exist_ok=True)
+    log = work / "log.txt"
+    with _alone(store.root / "leases" / f"{node.key}.lock"):
+        if store.artefact(node.stage, node.key):
+            return Outcome("done")
+        task = Task(node, locations, device, threads - 1 if device == "cuda" else 0, work)
+        shutil.rmtree(task.out, ignore_errors=True)
+        task.out.mkdir()
+        started = time.monotonic()
+        try:
+            with _output_to(log):
+                _prepare(device, threads)
+                stages.function(node.stage)(task)
+            if log.stat().st_size:
+                shutil.copyfile(log, task.out / "log.txt")
+            about = {
+                "config": node.config,
+                "parents": node.parents,
+                "seconds": round(time.monotonic() - started, 3),
+                "memory_mb": _peak_memory(device),
+                "device": provenance.device_name(device),
+                "threads": threads,
+                "environment": provenance.environment(),
+            }
+            store.publish(node.stage, node.key, task.out, about)
+        except CorruptArtefactError as error:
+            return Outcome("corrupt", str(error), corrupt=(error.stage, error.key))
+        except Exception as error:
+            return _explain(error, log)
+        shutil.rmtree(work, ignore_errors=True)
+    return Outcome("done")
+
+
+def _explain(error: Exception, log: Path) -> Outcome:
+    import torch
+
+    reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+    tail = traceback.format_exc().splitlines()
+    printed = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
+    lines = [*printed[-TAIL_LINES:], *tail[-TAIL_LINES:]]
+    status = "oom" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "failed"
+    return Outcome(status, reason.strip().partition("\n")[0][:300], _without_home("\n".join(lines)))
+
+
+def _without_home(text: str) -> str:
+    return text.replace(str(Path.home()), "~")
+
+
+def _prepare(device: str, threads: int) -> None:
+    """Set what makes a stage's arithmetic repeatable, and start its memory account."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise HarnessError(f"Ray sees a GPU that torch {torch.__version__} cannot use: install a CUDA build, or --device cpu")
+    torch.set_num_threads(threads if device == "cpu" else 1)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory(device: str) -> dict[str, int]:
+    """Return the peak of this process in MiB, on the host and on the GPU."""
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak["host"] = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
+    if device == "cuda":
+        import torch
+
+        peak["gpu"] = torch.cuda.max_memory_allocated() >> 20
+    return peak
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until a worker of a killed scheduler, which may outlive it by seconds, has let go of this stage."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send everything that this process prints, native code included, to a file."""
+    streams: list[IO[Any]] = [sys.stdout, sys.stderr]
+    with open(path, "ab") as log:
+        kept = [(number, os.dup(number)) for number in (1, 2)]
+        try:
+            for stream in streams:
+                stream.flush()
+            for number, _ in kept:
+                os.dup2(log.fileno(), number)
+            yield
+        finally:
+            for stream in streams:
+                stream.flush()
+            for number, copy in kept:
+                os.dup2(copy, number)
+                os.close(copy)

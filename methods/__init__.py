@@ -1,0 +1,1 @@
+"""Built-in plugins: one file, or one folder, each."""

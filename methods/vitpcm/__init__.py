@@ -1,0 +1,136 @@
+"""ViT-PCM (Rossetti et al., ECCV 2022): patches are classified, and global max pooling ties them to the image labels."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from harness import Batch, Method, Phase, Step, TrainParams
+from wsss_methods.vitpcm import losses, views
+from wsss_methods.vitpcm.model import PCMNet
+
+
+class VitPCMParams(TrainParams):
+    """Settings of ViT-PCM; the defaults are those of the official code.
+
+    Attributes
+    ----------
+    equivariance : bool
+        Whether L_ET and its second branch take part.
+    hv_bilstm : bool
+        Whether the HV-BiLSTM conditions the patches.
+    hidden : int
+        Width of each of its LSTMs.
+    dropout : float
+        Around the HV-BiLSTM.
+    backbone_dropout : float
+        After attention and in the MLPs of a ViT, in frozen blocks too.
+    init_std, l2 : float
+        Of the classifier's kernel: standard deviation at the start, and weight of its squared norm in the loss.
+    warmup_epochs : int
+        Epochs with a frozen backbone, at `warmup_lr`.
+    unfreeze_blocks : int or "all"
+        How many of a ViT's last blocks are trained after that, with its last norm, at `lr`; a CNN is trained whole.
+    crop_probability : float
+        Of a crop in the second branch.
+    flip_lr, flip_ud, transpose : float
+        Probabilities with which a picture is mirrored left to right, upside down, and transposed, in each branch.
+    jitter : bool
+        Whether colours are changed, in each branch.
+    """
+
+    image_size: int = Field(384, ge=64)
+    inference_size: int = Field(960, ge=16, json_schema_extra={"stage": "score"})
+    epochs: int = Field(80, ge=0)
+    batch_size: int = Field(16, ge=4, multiple_of=4)
+    lr: float = Field(1e-4, gt=0)
+    equivariance: bool = True
+    hv_bilstm: bool = True
+    hidden: int = Field(192, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    backbone_dropout: float = Field(0.1, ge=0, lt=1)
+    init_std: float = Field(0.05, gt=0)
+    l2: float = Field(0.01, ge=0)
+    warmup_epochs: int = Field(1, ge=0)
+    warmup_lr: float = Field(1e-3, gt=0)
+    unfreeze_blocks: int | Literal["all"] = 5
+    crop_probability: float = Field(0.3, ge=0, le=1)
+    flip_lr: float = Field(0.5, ge=0, le=1)
+    flip_ud: float = Field(0.5, ge=0, le=1)
+    transpose: float = Field(0.5, ge=0, le=1)
+    jitter: bool = True
+
+
+class VitPCM(Method):
+    """Patch-class mapping by global max pooling over ViT patches, with an equivariant second branch."""
+
+    name = "vitpcm"
+    cite = "rossetti2022vitpcm"
+    output = "probability"
+    background = True
+    predicts_presence = True
+    Params = VitPCMParams
+
+    params: VitPCMParams
+
+    def backbone_options(self) -> dict[str, Any]:
+        return {"proj_drop_rate": self.params.backbone_dropout}
+
+    def build(self, backbone: Any, num_classes: int) -> nn.Module:
+        p = self.params
+        return PCMNet(backbone, num_classes, p.hidden if p.hv_bilstm else 0, p.dropout, p.init_std)
+
+    def phases(self, model: nn.Module) -> list[Phase]:
+        p = self.params
+        warmup = min(p.warmup_epochs, p.epochs)
+        head = model.head_parameters()  # type: ignore[operator]
+        return [
+            Phase(warmup, [{"params": head, "lr": p.warmup_lr}], options={"eps": losses.EPSILON}),
+            Phase(
+                p.epochs - warmup,
+                [{"params": [*head, *self._unfrozen(model.backbone)], "lr": p.lr}],
+                options={"eps": losses.EPSILON},
+            ),
+        ]
+
+    def _unfrozen(self, backbone: Any) -> list[nn.Parameter]:
+        if backbone.family == "cnn" or self.params.unfreeze_blocks == "all":
+            return list(backbone.parameters())
+        blocks = backbone.net.blocks[len(backbone.net.blocks) - self.params.unfreeze_blocks :]
+        return [*blocks.parameters(), *backbone.net.norm.parameters()]
+
+    def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+        p = self.params
+        stride = model.backbone.stride  # type: ignore[union-attr]
+        grid = p.image_size // stride
+        flips = batch.images.new_tensor([p.flip_lr, p.flip_ud, p.transpose])
+        plain = views.draw_plain(len(batch.images), grid, flips)
+        shown = plain.turn(self._recolour(batch.images))
+        result = {"mce": losses.mce(losses.pool(model(shown).float()), batch.labels)}
+        result["l2"] = p.l2 * model.classifier.weight.square().sum()  # type: ignore[operator, union-attr]
+        if p.equivariance:
+            small = views.draw_small(len(shown), grid, max(2, round(grid / 3)), grid // 2, p.crop_probability, flips)
+            target = plain.unturn(_inference(model, shown))
+            tiles = small.show(self._recolour(batch.images), stride)
+            student = views.split(model(views.merge(tiles)).float())
+            result["et"] = losses.equivariance(student, losses.sharpen(small.show(target), batch.labels))
+        return result
+
+    def _recolour(self, images: Tensor) -> Tensor:
+        return views.jitter(images) if self.params.jitter else images
+
+    def score(self, model: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        probabilities = model(images)
+        return probabilities, losses.pool(probabilities)[:, 1:]
+
+
+@torch.no_grad()
+def _inference(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the model's probabilities without dropout and without gradient."""
+    model.eval()
+    probabilities = model(images).float()
+    model.train()
+    return probabilities
