@@ -161,7 +161,7 @@ def build_backbone(
     return Backbone(net, identifier, kind, stride)
 
 
-def _load(net: nn.Module, path: Path, identifier: str) -> None:
+def _load(net: Any, path: Path, identifier: str) -> None:
     """Load a checkpoint; every key but the classifier's must be there and fit."""
     state = read_state(path)
     adapt = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
@@ -169,7 +169,9 @@ def _load(net: nn.Module, path: Path, identifier: str) -> None:
         state = {key: value.float() for key, value in (adapt(state, net) if adapt else state).items()}
         missing, unexpected = net.load_state_dict(state, strict=False)
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"{path.name} does not fit {identifier}: {str(error).strip().splitlines()[-1].strip()}") from None
+        raise UserError(
+            f"{path.name} does not fit {identifier}: {str(error).strip().splitlines()[-1].strip()}"
+        ) from None
     heads = net.pretrained_cfg["classifier"]
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]

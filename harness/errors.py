@@ -24,6 +24,12 @@ class EnvironmentUnfitError(HarnessError):
     exit_code = 3
 
 
+class InterruptedRunError(HarnessError):
+    """Somebody pressed Ctrl-C; what was finished is kept."""
+
+    exit_code = 130
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """Return the end of an error message about an unknown name: the closest one, or all of them.
 

@@ -46,6 +46,14 @@ class Leases:
             if self._read(key) == self._me:
                 self._path(key).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Remove the leases of holders that are gone."""
+        with self._locked():
+            for path in self.folder.glob("*.json"):
+                holder = self._read(path.stem)
+                if holder is None or not self._lives(path.stem, holder):
+                    path.unlink(missing_ok=True)
+
     def heartbeat(self) -> None:
         """Say to other machines that this scheduler lives; to be called every few seconds."""
         for key in self.held:

@@ -166,26 +166,27 @@ class Method:
         """Return the model; `num_classes` counts the background (VOC: 21)."""
         raise NotImplementedError
 
-    def phases(self, model: nn.Module) -> list[Phase]:
+    def phases(self, model: Any) -> list[Phase]:
         """Return the phases of training; by default one, over all parameters, with Adam."""
         return [Phase(self.params.epochs, [{"params": list(model.parameters()), "lr": self.params.lr}])]
 
-    def fit(self, model: nn.Module, data: TrainingData, session: Session) -> None:
+    def fit(self, model: Any, data: TrainingData, session: Session) -> None:
         """Train the model in place; by default the shared loop over `phases` with `training_step`."""
         from harness.training import train
 
         train(self, model, data, session)
 
-    def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return the named losses of a batch; their sum is minimised."""
         raise NotImplementedError
 
-    def score(self, model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+    def score(self, model: Any, images: Tensor, labels: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
         """Return raw, non-negative score maps at the model's own grid.
 
         Parameters
         ----------
         model : Module
+            What `build` returned.
         images : Tensor
             (B, 3, H, W) float RGB in [0, 1].
         labels : Tensor or None
@@ -230,4 +231,3 @@ class Refiner:
             the protocol left open are here.
         """
         raise NotImplementedError
-

@@ -11,12 +11,12 @@ from harness.data.base import Dataset
 from harness.data.index import SplitIndex, index_split
 from harness.data.toy import cache_folder
 from harness.errors import UserError
-from harness.method import Method, Refiner
+from harness.method import Method
 from harness.registry import Registry
-from harness.spec import Cell, Protocol, effective_background, effective_gating
+from harness.spec import Cell, Protocol, effective_background, effective_gating, refiner_config
 from harness.stages import SHARD, Locations, Node
 from harness.store import Store
-from harness.strict import digest, parse
+from harness.strict import digest
 
 ScanProgress = Callable[[str, int, int], None]
 
@@ -158,8 +158,8 @@ class Planner:
         fit = add(
             "fit",
             base | {
-                "params": _fit_params(method, spec.params), "timm": identifier, "weights": weights.sha256 or weights.source,
-                "num_classes": len(class_ids), "seed": spec.seed,
+                "params": _fit_params(method, spec.params), "timm": identifier,
+                "weights": weights.sha256 or weights.source, "num_classes": len(class_ids), "seed": spec.seed,
             },
             [labels(protocol.fit_split, masks=False)],
             title,
@@ -188,7 +188,9 @@ class Planner:
             masks, evaluations = [], []
             for shard in shards:
                 place = {"dataset": spec.dataset, "class_ids": class_ids, "shard": shard}
-                label = f"{title} {split} {protocol.refine}" + (f" {shard + 1}/{len(shards)}" if len(shards) > 1 else "")
+                label = f"{title} {split} {protocol.refine}" + (
+                    f" {shard + 1}/{len(shards)}" if len(shards) > 1 else ""
+                )
                 refine = refiner_config(self.registry, protocol)
                 mask = add("mask", place | {"rules": rules, "refine": refine}, [score, given], label)
                 masks.append(mask.key)
@@ -198,7 +200,11 @@ class Planner:
             }  # fmt: skip
         about = {
             "timm": identifier,
-            "weights": {"source": weights.source, "sha256": weights.sha256, "file": weights.path.name if weights.path else ""},
+            "weights": {
+                "source": weights.source,
+                "sha256": weights.sha256,
+                "file": weights.path.name if weights.path else "",
+            },
             "method_version": version,
             "supervision": list(method.supervision),
             "applied": applied,
@@ -261,26 +267,6 @@ def open_dataset(dataset_class: type[Dataset], root: Path | None) -> Dataset:
         dataset = dataset_class(cache_folder() / f"{dataset_class.name}-{dataset_class.version}")
     dataset.prepare()
     return dataset
-
-
-def refiner_config(registry: Registry, protocol: Protocol) -> dict[str, Any] | None:
-    """Return name, version and settings of the protocol's refiner, or None.
-
-    Raises
-    ------
-    UserError
-        If there is no such refiner or preset.
-    """
-    if protocol.refine == "none":
-        return None
-    name, _, preset = protocol.refine.partition(":")
-    refiner: type[Refiner] = registry.load("refiner", name)
-    settings, source = {}, None
-    if preset:
-        settings, source = registry.load(name, preset), registry.entry(name, preset).source
-    params = parse(refiner.Params, settings, where=f"refiner {protocol.refine}", source=source).model_dump(mode="json")
-    keyed = {key: value for key, value in params.items() if key not in ("summary", "source")}
-    return {"name": name, "version": registry.source_version("refiner", name), "params": keyed}
 
 
 def _fit_params(method: type[Method], params: dict[str, Any]) -> dict[str, Any]:

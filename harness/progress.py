@@ -43,7 +43,9 @@ class ConsoleView:
         self.bars.update(self.tasks[node.key], completed=progress["done"], total=progress["total"], notes=notes)
         if not self.console.is_terminal and time.monotonic() - self.lines[node.key] > LINE_SECONDS:
             self.lines[node.key] = time.monotonic()
-            self.console.print(f"  {node.stage} {node.label}: {progress['done']}/{progress['total']} {notes}", highlight=False)
+            self.console.print(
+                f"  {node.stage} {node.label}: {progress['done']}/{progress['total']} {notes}", highlight=False
+            )
 
     def ended(self, node: Node, outcome: Outcome, seconds: float) -> None:
         """Remove a bar; say a line for what took long or failed."""
@@ -58,7 +60,9 @@ class ConsoleView:
         """Say how a cell ended."""
         if record["status"] == "done":
             scores = ", ".join(f"{split} mIoU {100 * m['miou']:.1f}" for split, m in record["metrics"].items())
-            self.console.print(f"[green]done[/] {record['title']} [dim]{record['key'][:8]}[/]: {scores}", highlight=False)
+            self.console.print(
+                f"[green]done[/] {record['title']} [dim]{record['key'][:8]}[/]: {scores}", highlight=False
+            )
         else:
             style = "yellow" if record["status"] == "skipped" else "red"
             self.console.print(f"[{style}]{record['status']}[/] {record['title']}: ", end="", highlight=False)

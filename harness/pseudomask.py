@@ -85,7 +85,9 @@ def probabilities(scores: np.ndarray, classes: np.ndarray, size: tuple[int, int]
     if not len(maps):
         return torch.ones(1, *size)
     kind, _, value = rules.background.partition(":")
-    background = (1 - maps.amax(0)).clamp(min=0) ** float(value) if kind == "power" else maps.new_full(size, float(value))
+    background = (
+        (1 - maps.amax(0)).clamp(min=0) ** float(value) if kind == "power" else maps.new_full(size, float(value))
+    )
     return torch.cat([background[None], maps])
 
 

@@ -26,7 +26,9 @@ def record_of(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
     }
 
 
-def record_of_failure(planned: PlannedCell, status: str, reason: str, stage: str = "", tail: str = "") -> dict[str, Any]:
+def record_of_failure(
+    planned: PlannedCell, status: str, reason: str, stage: str = "", tail: str = ""
+) -> dict[str, Any]:
     """Return the record of a cell that failed, ran out of memory or was skipped."""
     return _base(planned, status) | {
         "reason": reason,

@@ -195,9 +195,10 @@ def _classes(package: str) -> Iterator[tuple[Path, ast.ClassDef]]:
 def _literal(node: ast.ClassDef, attribute: str) -> str | None:
     """Return the text that a class body assigns to a name."""
     for statement in node.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            if statement.targets[0].id == attribute and isinstance(statement.value, ast.Constant):
-                return str(statement.value.value)
+        if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Constant):
+            continue
+        if isinstance(statement.targets[0], ast.Name) and statement.targets[0].id == attribute:
+            return str(statement.value.value)
     return None
 
 
@@ -234,7 +235,7 @@ def _import_and_list(origin: str, name: str, importer: Any, path: Path) -> Itera
         if kind and item.__module__.startswith(module.__name__):
             file = Path(sys.modules[item.__module__].__file__ or path)
             summary = (item.__doc__ or "").strip().partition("\n")[0]
-            yield Entry(kind, item.name, origin, file, f"{item.__module__}:{item.__name__}", summary)
+            yield Entry(kind, vars(item)["name"], origin, file, f"{item.__module__}:{item.__name__}", summary)
 
 
 def _import_path(path: Path) -> ModuleType:

@@ -1,8 +1,9 @@
-"""The only door to Ray: a queue of ready stages, a lease before each submission, failures that stay with their cells."""
+"""The only door to Ray: a queue of ready stages, a lease before each submission, failures kept to their cells."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections import Counter
@@ -29,19 +30,19 @@ class View(Protocol):
     """Where progress is shown."""
 
     def started(self, node: Node) -> None:
-        """A stage began."""
+        """Show that a stage began."""
 
     def progressed(self, node: Node, progress: dict[str, Any]) -> None:
-        """A stage says how far it is."""
+        """Show how far a stage is."""
 
     def ended(self, node: Node, outcome: Outcome, seconds: float) -> None:
-        """A stage ended."""
+        """Show how a stage ended."""
 
     def recorded(self, record: dict[str, Any]) -> None:
-        """A cell ended."""
+        """Show the record of a cell that ended."""
 
     def said(self, message: str) -> None:
-        """Something a person should know."""
+        """Show something that a person should know."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Scheduler:
         EnvironmentUnfitError
             If Ray does not start, or a GPU was asked for and there is none.
         """
+        self.leases.sweep()
         self._settle()
         if not self.waiting:
             return
@@ -256,7 +258,7 @@ def _ray(options: Options) -> Iterator[Any]:
             address="local",
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             object_store_memory=100 << 20,
         )
     except (RuntimeError, ValueError, OSError, ConnectionError) as error:

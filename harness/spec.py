@@ -14,13 +14,13 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from harness.data.base import Dataset
 from harness.errors import UserError, closest
-from harness.method import Method
-from harness.registry import Registry
+from harness.method import Method, Refiner
+from harness.registry import DATA_KINDS, Registry
 from harness.strict import Frozen, canonical, parse, read_yaml
 
 
-def _rule(*names: str, numeric: Mapping[str, tuple[float, float]]) -> Any:
-    """Return a string type: one of `names`, or `key:number` with the number in a range."""
+def _rule(*names: str, numeric: Mapping[str, tuple[float, float]]) -> AfterValidator:
+    """Return a check of a string: one of `names`, or `key:number` with the number in a range."""
     forms = [*names, *(f"{key}:{low:g}..{high:g}" for key, (low, high) in numeric.items())]
 
     def check(rule: str) -> str:
@@ -35,7 +35,7 @@ def _rule(*names: str, numeric: Mapping[str, tuple[float, float]]) -> Any:
             pass
         raise ValueError(f"expected {' or '.join(forms)}")
 
-    return Annotated[str, AfterValidator(check)]
+    return AfterValidator(check)
 
 
 def _as_tuple(value: Any) -> Any:
@@ -44,15 +44,17 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
 
-Gating = _rule("gt", "none", numeric={"predicted": (0, 1)})
-Background = _rule("model", numeric={"fixed": (0, 1), "power": (0, 100)})
+Gating = Annotated[str, _rule("gt", "none", numeric={"predicted": (0, 1)})]
+Background = Annotated[str, _rule("model", numeric={"fixed": (0, 1), "power": (0, 100)})]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
 
 
 class ClassGating(Frozen):
-    """Which classes may appear in a picture's mask: those of its image labels (`gt`), those that the method predicts
-    with at least probability p (`predicted:p`), or all (`none`); on training splits and on held-out ones.
+    """Which classes may appear in a picture's mask, on training splits and on held-out ones.
+
+    `gt`: those of its image labels; `predicted:p`: those that the method predicts with at least probability p; `none`:
+    all.
     """
 
     training: Gating = "gt"
@@ -253,6 +255,7 @@ def _cell(
 ) -> Cell:
     method_class: type[Method] = registry.load("method", method)
     dataset_class: type[Dataset] = registry.load("dataset", dataset)
+    refiner_config(registry, protocol)
     params, origins = _settings(method_class, dataset_class, grid.set)
     origins |= {key: "--set" for key in grid.set if key.startswith("protocol.")}
     weights = grid.weights or dataset_class.weights
@@ -273,7 +276,9 @@ def _cell(
     return Cell(spec, weights, origins, _why_not(method_class, spec, registry))
 
 
-def _settings(method: type[Method], dataset: type[Dataset], assignments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def _settings(
+    method: type[Method], dataset: type[Dataset], assignments: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Fill in a method's parameters: flag or experiment before dataset before method default."""
     fields = method.Params.model_fields
     values, origins = {}, {}
@@ -312,3 +317,24 @@ def effective_background(method: type[Method], protocol: Protocol) -> str:
     """Return the background rule for a method: its own channel where it has one."""
     return "model" if method.background else protocol.background
 
+
+def refiner_config(registry: Registry, protocol: Protocol) -> dict[str, Any] | None:
+    """Return name, version and settings of the protocol's refiner, or None.
+
+    Raises
+    ------
+    UserError
+        If there is no such refiner or preset, or it needs a preset and none is named.
+    """
+    if protocol.refine == "none":
+        return None
+    name, _, preset = protocol.refine.partition(":")
+    refiner: type[Refiner] = registry.load("refiner", name)
+    settings, source = {}, None
+    if preset:
+        settings, source = registry.load(name, preset), registry.entry(name, preset).source
+    elif name in DATA_KINDS:
+        raise UserError(f"refiner '{name}' needs a preset: {', '.join(f'{name}:{p}' for p in registry.names(name))}")
+    params = parse(refiner.Params, settings, where=f"refiner {protocol.refine}", source=source).model_dump(mode="json")
+    keyed = {key: value for key, value in params.items() if key not in ("summary", "source")}
+    return {"name": name, "version": registry.source_version("refiner", name), "params": keyed}

@@ -1,9 +1,9 @@
 """Records, artefacts and leases in one folder: readable by people, safe under crashes and several writers.
 
-    records/<cell key>.json             one per cell, written once, when it ends; failures too
-    artefacts/<stage>/<key>/            what a stage made, with manifest.json; there as a whole or not at all
-    work/<key>/                         a running or interrupted stage: checkpoints, progress, log
-    leases/<key>.json                   who is computing a stage now
+records/<cell key>.json             one per cell, written once, when it ends; failures too
+artefacts/<stage>/<key>/            what a stage made, with manifest.json; there as a whole or not at all
+work/<key>/                         a running or interrupted stage: checkpoints, progress, log
+leases/<key>.json                   who is computing a stage now
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         If it is missing, is not YAML, or holds something else; with the line.
     """
     try:
-        data = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)  # noqa: S506 (it is the safe loader, in C)
+        data = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
@@ -103,7 +103,7 @@ def _fields(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """Return the field names of the model at a location inside a model."""
     for part in location:
         field = model.model_fields.get(str(part))
-        inner = [t for t in _types(field.annotation)] if field else []
+        inner = _types(field.annotation) if field else []
         model = next((t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)), model)
     return list(model.model_fields)
 

@@ -1,8 +1,8 @@
 """Let `import torchvision` succeed where its compiled part cannot load.
 
 torchvision's wheel links CUDA; beside a CPU build of torch its extension does not load, yet its Python part registers
-fakes for two of the extension's operators and so fails to import (torchvision 0.21 to 0.28, torch 2.6 to 2.13). timm and
-the mm-packages import it, and call neither operator. Here they are declared without an implementation.
+fakes for two of the extension's operators and so fails to import (torchvision 0.21 to 0.28, torch 2.6 to 2.13). timm
+and the mm-packages import it, and call neither operator. Here they are declared without an implementation.
 """
 
 from __future__ import annotations

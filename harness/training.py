@@ -200,6 +200,8 @@ class _Meter:
         self.at = at
         self.per_epoch = per_epoch
         self.count = 0
+        self.names: list[str] = []
+        self.sums = torch.zeros(0)
         self.shown = time.monotonic()
 
     def add(self, losses: dict[str, Tensor]) -> None:

@@ -111,7 +111,9 @@ def _prepare(device: str, threads: int) -> None:
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise HarnessError(f"Ray sees a GPU that torch {torch.__version__} cannot use: install a CUDA build, or --device cpu")
+        raise HarnessError(
+            f"Ray sees a GPU that torch {torch.__version__} cannot use: install a CUDA build, or --device cpu"
+        )
     torch.set_num_threads(threads if device == "cpu" else 1)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

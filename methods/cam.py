@@ -1,4 +1,4 @@
-"""Class activation maps (Zhou et al., CVPR 2016) from a classifier's dense features, convolutional or of a ViT's patches."""
+"""Class activation maps (Zhou et al., CVPR 2016) from a classifier's dense features, of a CNN or of a ViT's patches."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ class CAM(Method):
     def build(self, backbone: Any, num_classes: int) -> nn.Module:
         return CAMNet(backbone, num_classes - 1)
 
-    def phases(self, model: nn.Module) -> list[Phase]:
+    def phases(self, model: Any) -> list[Phase]:
         p = self.params
         groups = [
-            {"params": list(model.backbone.parameters()), "lr": p.lr},  # type: ignore[union-attr]
-            {"params": list(model.classifier.parameters()), "lr": p.lr * p.head_lr_factor},  # type: ignore[union-attr]
+            {"params": list(model.backbone.parameters()), "lr": p.lr},
+            {"params": list(model.classifier.parameters()), "lr": p.lr * p.head_lr_factor},
         ]
         return [Phase(p.epochs, groups, "AdamW", {"weight_decay": p.weight_decay}, lambda done: (1 - done) ** 0.9)]
 
-    def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
         flip = torch.rand(len(batch.images), 1, 1, 1, device=batch.images.device) < 0.5
         logits = model(torch.where(flip, batch.images.flip(3), batch.images)).mean((2, 3))
         return {"bce": functional.binary_cross_entropy_with_logits(logits.float(), batch.labels[:, 1:])}
 
-    def score(self, model: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         maps = model(images)
         return maps.relu(), maps.mean((2, 3)).sigmoid()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -18,15 +18,15 @@ class _Untrained(Method):
     families = ()
     output = "probability"
     background = True
-    supervision = ()
-    Params = Params
+    supervision: ClassVar[tuple[str, ...]] = ()
+    Params: ClassVar[type[Params]] = Params
 
     def build(self, backbone: Any, num_classes: int) -> nn.Module:
         model = nn.Module()
         model.register_buffer("frequency", torch.zeros(num_classes))
         return model
 
-    def fit(self, model: nn.Module, data: TrainingData, session: Session) -> None:
+    def fit(self, model: Any, data: TrainingData, session: Session) -> None:
         """There is nothing to train."""
 
 
@@ -35,8 +35,8 @@ class Background(_Untrained):
 
     name = "sanity-background"
 
-    def score(self, model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
-        maps = images.new_zeros(len(images), len(model.frequency), 1, 1)  # type: ignore[arg-type]
+    def score(self, model: Any, images: Tensor, labels: Tensor | None) -> Tensor:
+        maps = images.new_zeros(len(images), len(model.frequency), 1, 1)
         maps[:, 0] = 1.0
         return maps
 
@@ -61,9 +61,9 @@ class Random(_Untrained):
 
     params: RandomParams
 
-    def score(self, model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+    def score(self, model: Any, images: Tensor, labels: Tensor | None) -> Tensor:
         height, width = (max(1, side // self.params.stride) for side in images.shape[-2:])
-        shape = (len(images), len(model.frequency), height, width)  # type: ignore[arg-type]
+        shape = (len(images), len(model.frequency), height, width)
         return torch.rand(shape, device=images.device).softmax(1)
 
 
@@ -73,11 +73,11 @@ class LabelPrior(_Untrained):
     name = "sanity-labels"
     supervision = ("image_labels",)
 
-    def fit(self, model: nn.Module, data: TrainingData, session: Session) -> None:
-        model.frequency.copy_(data.labels.mean(0))  # type: ignore[operator, union-attr]
+    def fit(self, model: Any, data: TrainingData, session: Session) -> None:
+        model.frequency.copy_(data.labels.mean(0))
 
-    def score(self, model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
-        frequency: Tensor = model.frequency  # type: ignore[assignment]
+    def score(self, model: Any, images: Tensor, labels: Tensor | None) -> Tensor:
+        frequency: Tensor = model.frequency
         maps = frequency.clamp(min=1e-3).repeat(len(images), 1)[:, :, None, None]
         maps[:, 0] = 0.0
         return maps
@@ -104,6 +104,6 @@ class Oracle(_Untrained):
 
     params: OracleParams
 
-    def score(self, model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+    def score(self, model: Any, images: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
         return functional.avg_pool2d(labels, self.params.stride)

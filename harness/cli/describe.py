@@ -52,7 +52,13 @@ def command(
     if settings:
         table = Table("setting", "value", "from", box=None, pad_edge=False)
         for key, value in settings.items():
-            origin = value["from"] if isinstance(value, dict) and "from" in value else "default" if entry.kind in CODE_KINDS else ""
+            origin = (
+                value["from"]
+                if isinstance(value, dict) and "from" in value
+                else "default"
+                if entry.kind in CODE_KINDS
+                else ""
+            )
             table.add_row(key, str(value["value"] if isinstance(value, dict) and "from" in value else value), origin)
         out.print(table)
     if entry.kind == "method":

@@ -12,7 +12,9 @@ from harness.errors import UserError, closest
 
 
 def command(
-    kind: Annotated[str, typer.Argument(help="methods, backbones, datasets, protocols, experiments, refiners, crf or runs.")],
+    kind: Annotated[
+        str, typer.Argument(help="methods, backbones, datasets, protocols, experiments, refiners, crf or runs.")
+    ],
     pattern: Annotated[str, typer.Argument(help="Only names that match this glob.")] = "*",
     results: Results = DEFAULT_RESULTS,
     plugins: Plugins = None,

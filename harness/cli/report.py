@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 from rich.console import Console
 
 from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, messages, output, print_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.registry import Registry
+    from harness.store import Store
 
 
 def command(
@@ -27,7 +32,7 @@ def command(
     from harness.errors import UserError
     from harness.files import write_atomic
     from harness.registry import Registry
-    from harness.report import gallery, tables
+    from harness.report import tables
     from harness.report.frame import frame
     from harness.store import Store
 
@@ -39,7 +44,7 @@ def command(
     if found.empty:
         raise UserError(f"no records of {', '.join(experiments or ['any run'])} in {results}: `harness run` makes them")
     if as_json:
-        print_json([record for record in found.drop_duplicates("key").record])
+        print_json(list(found.drop_duplicates("key").record))
         return
     made = tables.comparison(found)
     left = tables.unfinished(found)
@@ -51,29 +56,36 @@ def command(
     folder = out or results / "report"
     console = messages()
     if pictures:
-        for (name, protocol), rows in found[found.status == "done"].groupby(["dataset", "protocol"]):
-            split = rows.record.iloc[0]["spec"]["protocol"]["eval_splits"][-1]
-            path = folder / f"gallery-{name}-{protocol}.png"
-            if _draw(gallery, registry, rows, str(name), split, store, path, pictures, root, console):
-                parts.append(f"![{name}, {split}, protocol {protocol}]({path.name})\n")
+        parts += _galleries(found, registry, store, folder, pictures, root, console)
     write_atomic(folder / "report.md", "\n".join(parts))
     console.print(f"written: {folder / 'report.md'}", highlight=False)
     console.print(f"next: harness show {found.key.iloc[0][:8]} explains one number", highlight=False)
 
 
-def _draw(gallery, registry, rows, name, split, store, path, pictures, root, console: Console) -> bool:  # type: ignore[no-untyped-def]
+def _galleries(
+    found: pd.DataFrame, registry: Registry, store: Store, folder: Path, count: int, root: Path | None, console: Console
+) -> list[str]:
+    """Draw a gallery per dataset and protocol; return their Markdown."""
     from harness.errors import UserError
     from harness.plan import open_dataset
+    from harness.report import gallery
 
-    try:
-        dataset = open_dataset(registry.load("dataset", name), root)
-    except UserError as error:
-        console.print(f"no gallery of {name}: {error}", markup=False, highlight=False)
-        return False
-    return gallery.draw(rows, dataset, split, store, path, pictures)
+    parts = []
+    for (name, protocol), rows in found[found.status == "done"].groupby(["dataset", "protocol"]):
+        split = rows.record.iloc[0]["spec"]["protocol"]["eval_splits"][-1]
+        path = folder / f"gallery-{name}-{protocol}.png"
+        try:
+            dataset = open_dataset(registry.load("dataset", str(name)), root)
+        except UserError as error:
+            console.print(f"no gallery of {name}: {error}", markup=False, highlight=False)
+            continue
+        if gallery.draw(rows, dataset, split, store, path, count):
+            parts.append(f"![{name}, {split}, protocol {protocol}]({path.name})\n")
+    return parts
 
 
-def _only(found: pd.DataFrame, experiments: list[str], registry) -> pd.DataFrame:  # type: ignore[no-untyped-def]
+def _only(found: pd.DataFrame, experiments: list[str], registry: Registry) -> pd.DataFrame:
+    """Return the records of the cells of some experiments."""
     from harness.spec import expand, experiment
     from harness.strict import canonical
 

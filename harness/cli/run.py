@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, messages, output, print_json, split_commas
-from harness.errors import UserError
+from harness.errors import InterruptedRunError, UserError
 
 Option = typer.Option
 
@@ -92,7 +92,13 @@ def command(
         reused = len({key for p in plan.cells for key in p.nodes}) - len(scheduler.waiting)
         if scheduler.waiting:
             console.print(f"{len(scheduler.waiting)} stages to run, {reused} reused", highlight=False)
-        scheduler.run()
+        elif not scheduler.open:
+            console.print("every stage reused, nothing to run", highlight=False)
+        try:
+            scheduler.run()
+        except KeyboardInterrupt:
+            message = "interrupted: what was finished is kept; the same command goes on from there"
+            raise InterruptedRunError(message) from None
     records = [record for planned in plan.cells if (record := store.record(planned.key))]
     if as_json:
         print_json(records)
@@ -117,7 +123,9 @@ def _conclude(console: Console, records: list[dict[str, Any]], results: Path) ->
     console.print(f"{done} of {len(records)} cells done, records in {results / 'records'}", highlight=False)
     if bad:
         names = ", ".join(record["title"] for record in bad[:5]) + (", …" if len(bad) > 5 else "")
-        console.print(f"failed: {names}; `harness show {bad[0]['key'][:8]}{where}` says why", markup=False, highlight=False)
+        console.print(
+            f"failed: {names}; `harness show {bad[0]['key'][:8]}{where}` says why", markup=False, highlight=False
+        )
         console.print("the same command runs just those again", highlight=False)
         sys.exit(1)
     console.print(f"next: harness report{where}", highlight=False)
@@ -148,11 +156,15 @@ def _show_plan(plan: Any, results: Path, as_json: bool) -> None:
         return
     table = Table("cell", "key", "state", "reused", "to run", "not the method's default", box=None)
     for row in rows:
-        settings = ", ".join(f"{k}={v[0]} ({v[1]})" if v[0] is not None else f"{k} ({v[1]})" for k, v in row["settings"].items())
+        settings = ", ".join(
+            f"{k}={v[0]} ({v[1]})" if v[0] is not None else f"{k} ({v[1]})" for k, v in row["settings"].items()
+        )
         stages = " ".join(dict.fromkeys(name.split()[0] for name in row["to_run"])) or "nothing"
         state = f"{row['state']}: {row['why']}" if row["why"] else row["state"]
         table.add_row(row["cell"], row["key"][:8], state, str(len(row["reused"])), stages, settings)
     output().print(table)
     unique = {key for planned in plan.cells for key in planned.nodes}
     left = len(plan.missing(store)) if store else len(unique)
-    output().print(f"{len(rows)} cells, {len(unique)} stages, {left} to run; run again without --dry-run", highlight=False)
+    output().print(
+        f"{len(rows)} cells, {len(unique)} stages, {left} to run; run again without --dry-run", highlight=False
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -23,7 +23,9 @@ def command(
         print_json(record)
         return
     out = output()
-    out.print(f"{record['title']}  {record['key']}  {record['status']}  {record['ended']}", markup=False, highlight=False)
+    out.print(
+        f"{record['title']}  {record['key']}  {record['status']}  {record['ended']}", markup=False, highlight=False
+    )
     if record["status"] != "done":
         out.print(f"reason: {record['reason']}", markup=False, highlight=False)
         if record["failed_stage"]:
@@ -47,7 +49,7 @@ def command(
         out.print(table)
 
 
-def _scores(record: dict) -> None:  # type: ignore[type-arg]
+def _scores(record: dict[str, Any]) -> None:
     splits = record["metrics"]
     table = Table("", *splits, box=None, pad_edge=False)
     for name in ("miou", "pixacc", "macc", "coverage"):

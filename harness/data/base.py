@@ -112,8 +112,8 @@ def open_rgb(path: Path | IO[bytes]) -> np.ndarray:
     OSError
         If it is missing, truncated or no picture.
     """
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
+    with Image.open(path) as stored:
+        image: Image.Image = ImageOps.exif_transpose(stored)
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -1,7 +1,7 @@
 """The check pass: every picture and mask of a split is opened once, before anything is computed on it.
 
-It yields what the stage keys need (content hashes) and what the labels need (the classes of each mask). What was read is
-remembered by path, size and time of change, so that a second pass costs a `stat` per file.
+It yields what the stage keys need (content hashes) and what the labels need (the classes of each mask). What was read
+is remembered by path, size and time of change, so that a second pass costs a `stat` per file.
 """
 
 from __future__ import annotations
@@ -130,10 +130,13 @@ def _look(dataset: Dataset, image_id: str, label_source: str, masks: bool, memor
             raise ValueError("mask is {}x{}, picture {}x{} (height x width)".format(*mask["size"], *image["size"]))
         undefined = [v for v in mask["values"] if v != IGNORE and v >= len(dataset.classes)]
         if undefined:
-            raise ValueError(f"mask holds undefined index {undefined[0]} (classes are 0..{len(dataset.classes) - 1}, 255)")
+            raise ValueError(
+                f"mask holds undefined index {undefined[0]} (classes are 0..{len(dataset.classes) - 1}, 255)"
+            )
     values = tuple(value for value in mask["values"] if value != IGNORE)
     labels = tuple(v for v in values if v) if label_source == "masks" else dataset.image_labels(image_id, label_source)
-    return Picture(image_id, image["hash"], mask["hash"], *image["size"], image["mode"], values, tuple(labels))
+    height, width = image["size"]
+    return Picture(image_id, image["hash"], mask["hash"], height, width, image["mode"], values, tuple(labels))
 
 
 def _read_image(path: Path) -> dict[str, Any]:

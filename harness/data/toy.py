@@ -28,7 +28,7 @@ class Toy(VOCLayout):
     """Four textured classes on cluttered backgrounds: 240 pictures to train on, 80 to score."""
 
     name = "toy"
-    classes = ("background", "beetle", "clover", "kite", "shell")
+    classes: ClassVar[tuple[str, ...]] = ("background", "beetle", "clover", "kite", "shell")
     weights = "random"
     needs_root = False
     settings = {
@@ -103,7 +103,9 @@ class Toy(VOCLayout):
         objects = []
         for kind in np.unique(mask[mask > 0]):
             rows, columns = np.nonzero(mask == kind)
-            box = zip(("xmin", "ymin", "xmax", "ymax"), (columns.min(), rows.min(), columns.max(), rows.max()), strict=True)
+            box = zip(
+                ("xmin", "ymin", "xmax", "ymax"), (columns.min(), rows.min(), columns.max(), rows.max()), strict=True
+            )
             inner = "".join(f"<{tag}>{value + 1}</{tag}>" for tag, value in box)
             objects.append(f"<object><name>{escape(self.classes[kind])}</name><bndbox>{inner}</bndbox></object>")
         return f"<annotation><filename>{image_id}.jpg</filename>{''.join(objects)}</annotation>\n"

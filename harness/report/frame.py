@@ -22,8 +22,8 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
     -------
     DataFrame
         One row per cell and scored split; one with an empty split for a cell that was not done. `miou`, `pixacc`,
-        `macc` and `coverage` are shares in [0, 1]; `iou` maps class names to IoU; `parameters` counts weights; `settings`
-        is the method's; `record` is the whole record.
+        `macc` and `coverage` are shares in [0, 1]; `iou` maps class names to IoU; `parameters` counts weights;
+        `settings` is the method's; `record` is the whole record.
 
     Raises
     ------

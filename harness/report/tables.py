@@ -79,10 +79,16 @@ def _comparison(dataset: str, group: pd.DataFrame) -> Table:
     refiners = sorted(set(group.refine) - {"none"})
     scores: list[tuple[str, str, str]] = []
     for split in splits:
-        scores += [(split, "none", "miou"), (split, "none", "pixacc"), *((split, refiner, "miou") for refiner in refiners)]
+        scores += [
+            (split, "none", "miou"),
+            (split, "none", "pixacc"),
+            *((split, refiner, "miou") for refiner in refiners),
+        ]
     rows = sorted(_configurations(group), key=lambda row: -_mean(row.records, (splits[-1], "none", "miou")))
     about = ["method", "settings", "backbone (timm id)", "params", "weights", "seeds"]
-    table = Table(f"{dataset}, {_protocol_name(group.record.iloc[0])}", about + [_heading(*score) for score in scores], [])
+    table = Table(
+        f"{dataset}, {_protocol_name(group.record.iloc[0])}", about + [_heading(*score) for score in scores], []
+    )
     marks = _Marks()
     for row in rows:
         table.rows.append(
@@ -105,7 +111,10 @@ def _comparison(dataset: str, group: pd.DataFrame) -> Table:
 def _configurations(group: pd.DataFrame) -> list[_Row]:
     """Gather records into rows."""
     rows = []
-    keys = [canonical([r.method, r.settings, r.backbone, r.weights, r.record["weights"], r.limit]) for r in group.itertuples()]
+    keys = [
+        canonical([r.method, r.settings, r.backbone, r.weights, r.record["weights"], r.limit])
+        for r in group.itertuples()
+    ]
     for _, same in group.groupby(keys, sort=True):
         first = same.iloc[0]
         peers = group[group.method == first.method].settings
@@ -224,14 +233,18 @@ def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str]) -> lis
     pictures = ", ".join(f"{split} {record['pictures'][split]}" for split in splits)
     scales = f"scales {protocol['scales']}" + (", flipped too" if protocol["flip"] else "")
     notes = [
-        f"protocol {protocol['name']}: trained on {protocol['fit_split']}, labels from {protocol['label_source']}; "
-        f"classes gated by {gating['training']} on training splits, {gating['held_out']} on held-out ones; "
-        f"normalisation {protocol['normalisation']}, background {protocol['background']}; "
-        f"{scales}; {protocol['checkpoint']} checkpoint; {protocol['precision']}",
+        (
+            f"protocol {protocol['name']}: trained on {protocol['fit_split']}, labels from {protocol['label_source']}; "
+            f"classes gated by {gating['training']} on training splits, {gating['held_out']} on held-out ones; "
+            f"normalisation {protocol['normalisation']}, background {protocol['background']}; "
+            f"{scales}; {protocol['checkpoint']} checkpoint; {protocol['precision']}"
+        ),
         f"mIoU over {len(record['classes'])} classes, background included; pictures: {pictures}",
     ]
     if gating["held_out"] == "gt":
-        notes.append("ground-truth image labels are used on held-out pictures: these scores are not those of a label-free method")
+        notes.append(
+            "ground-truth image labels are used on held-out pictures: these scores are not those of a label-free method"
+        )
     dataset_class: type[Dataset] = Registry().load("dataset", dataset)
     return [*notes, dataset_class.note] if dataset_class.note else notes
 

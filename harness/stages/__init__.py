@@ -1,7 +1,7 @@
 """The stages of a run. Each is a function: (its part of the spec, its parents' artefacts, a workspace) → an artefact.
 
-A stage knows nothing of Ray, of the command line, or of tables. What it reads of the spec is its `config`; the key of its
-artefact follows from that, its version and its parents' keys, and from nothing else.
+A stage knows nothing of Ray, of the command line, or of tables. What it reads of the spec is its `config`; the key of
+its artefact follows from that, its version and its parents' keys, and from nothing else.
 """
 
 from __future__ import annotations

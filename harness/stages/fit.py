@@ -49,7 +49,9 @@ def run(task: Task) -> None:
     parameters = count_parameters(model)
     session = Session(config["seed"], task.device, config["precision"], task.work / "training", task.progress)
     method.fit(model, data, session)
-    save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, task.out / "model.safetensors")
+    save_file(
+        {name: value.contiguous().cpu() for name, value in model.state_dict().items()}, task.out / "model.safetensors"
+    )
     (task.out / "curves.json").write_text(json.dumps(session.curves))
     (task.out / "parameters.json").write_text(json.dumps(parameters))
 

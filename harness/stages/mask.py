@@ -29,9 +29,10 @@ def run(task: Task) -> None:
         classes = open_classes(rules, labels[row[image_id]], presence)
         height, width = split["sizes"][row[image_id]]
         scored = probabilities(maps, classes, (height, width), rules, output)
+        best = scored.argmax(0).numpy()
         if refiner is not None:
-            scored = refine(refiner, open_rgb(dataset.image_path(image_id)), scored)
-        chosen = class_ids[np.concatenate([[0], classes])][np.asarray(scored.argmax(0))]
+            best = refine(refiner, open_rgb(dataset.image_path(image_id)), scored).argmax(0)
+        chosen = class_ids[np.concatenate([[0], classes])][best]
         save_mask(task.out / f"{image_id}.png", chosen.astype(np.uint8))
         task.progress(done, len(shard))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from harness.stages import SHARD, Task
 from harness.stages.fit import load_model
 from harness.store import Artefact
 from harness.training import derive, squash
-
 
 _PIXELS = 1 << 21  # in a batch
 
@@ -40,7 +38,6 @@ def read_scores(scores: Artefact, shard: int) -> Iterator[tuple[str, np.ndarray,
 
 def run(task: Task) -> None:
     """Write one safetensors file per shard; finished shards survive a crash."""
-    config = task.config
     method = task.method()
     split = task.parent("labels").json("labels.json")
     ids, labels = split["ids"], torch.tensor(split["labels"], dtype=torch.float32)
@@ -81,7 +78,9 @@ def _score(
             images = [next(pictures) for _ in batch_ids]
             given = labels[start : start + batch_size].to(task.device) if config["labels_given"] else None
             if oracle:
-                given = _one_hot([open_mask(dataset.mask_path(i)) for i in batch_ids], config["class_ids"], config["size"])
+                given = _one_hot(
+                    [open_mask(dataset.mask_path(i)) for i in batch_ids], config["class_ids"], config["size"]
+                )
             with torch.set_grad_enabled(method.needs_grad), task.autocast(config["precision"]):
                 maps, presence = merged_scores(
                     method, model, images, given, config["size"], config["scales"], config["flip"], task.device

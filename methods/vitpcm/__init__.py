@@ -1,4 +1,4 @@
-"""ViT-PCM (Rossetti et al., ECCV 2022): patches are classified, and global max pooling ties them to the image labels."""
+"""ViT-PCM (Rossetti et al., ECCV 2022): classified patches, tied to the image labels by global max pooling."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-
-from harness import Batch, Method, Phase, Step, TrainParams
 from wsss_methods.vitpcm import losses, views
 from wsss_methods.vitpcm.model import PCMNet
+
+from harness import Batch, Method, Phase, Step, TrainParams
 
 
 class VitPCMParams(TrainParams):
@@ -83,10 +83,10 @@ class VitPCM(Method):
         p = self.params
         return PCMNet(backbone, num_classes, p.hidden if p.hv_bilstm else 0, p.dropout, p.init_std)
 
-    def phases(self, model: nn.Module) -> list[Phase]:
+    def phases(self, model: Any) -> list[Phase]:
         p = self.params
         warmup = min(p.warmup_epochs, p.epochs)
-        head = model.head_parameters()  # type: ignore[operator]
+        head = model.head_parameters()
         return [
             Phase(warmup, [{"params": head, "lr": p.warmup_lr}], options={"eps": losses.EPSILON}),
             Phase(
@@ -102,15 +102,15 @@ class VitPCM(Method):
         blocks = backbone.net.blocks[len(backbone.net.blocks) - self.params.unfreeze_blocks :]
         return [*blocks.parameters(), *backbone.net.norm.parameters()]
 
-    def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
         p = self.params
-        stride = model.backbone.stride  # type: ignore[union-attr]
+        stride = model.backbone.stride
         grid = p.image_size // stride
         flips = batch.images.new_tensor([p.flip_lr, p.flip_ud, p.transpose])
         plain = views.draw_plain(len(batch.images), grid, flips)
         shown = plain.turn(self._recolour(batch.images))
         result = {"mce": losses.mce(losses.pool(model(shown).float()), batch.labels)}
-        result["l2"] = p.l2 * model.classifier.weight.square().sum()  # type: ignore[operator, union-attr]
+        result["l2"] = p.l2 * model.classifier.weight.square().sum()
         if p.equivariance:
             small = views.draw_small(len(shown), grid, max(2, round(grid / 3)), grid // 2, p.crop_probability, flips)
             target = plain.unturn(_inference(model, shown))
@@ -122,13 +122,13 @@ class VitPCM(Method):
     def _recolour(self, images: Tensor) -> Tensor:
         return views.jitter(images) if self.params.jitter else images
 
-    def score(self, model: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         probabilities = model(images)
         return probabilities, losses.pool(probabilities)[:, 1:]
 
 
 @torch.no_grad()
-def _inference(model: nn.Module, images: Tensor) -> Tensor:
+def _inference(model: Any, images: Tensor) -> Tensor:
     """Return the model's probabilities without dropout and without gradient."""
     model.eval()
     probabilities = model(images).float()

@@ -87,7 +87,7 @@ class HVBiLSTM(nn.Module):
 def _lstm(dim: int, hidden: int) -> nn.LSTM:
     """Return an LSTM over `dim` inputs and a constant, initialised as Keras does."""
     lstm = nn.LSTM(dim + 1, hidden, bias=False, batch_first=True)
-    kernel, recurrent = lstm.weight_ih_l0, lstm.weight_hh_l0  # gates: input, forget, cell, output
+    kernel, recurrent = lstm.all_weights[0]  # gates: input, forget, cell, output
     bound = (6 / (dim + 4 * hidden)) ** 0.5
     with torch.no_grad():
         kernel[:, :dim].uniform_(-bound, bound)

@@ -1,7 +1,7 @@
 """The views of a picture that the two branches see, and how patch maps follow them there and back.
 
-A view is a crop and resize, then flips and a transpose, drawn anew for each picture of a batch. The same view applies to a
-picture and to its grid of patches, so crops start and end on patch borders.
+A view is a crop and resize, then flips and a transpose, drawn anew for each picture of a batch. The same view applies
+to a picture and to its grid of patches, so crops start and end on patch borders.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def draw_plain(batch: int, grid: int, flips: Tensor) -> View:
 def draw_small(batch: int, grid: int, crop: int, out: int, probability: float, flips: Tensor) -> View:
     """Draw views of half the size: with a probability of a crop, else of the whole picture.
 
-    Offsets are whole patches, drawn from 0 to the picture's end and clipped to where the crop still fits: crops at the far
-    borders are more frequent than others, as in the official code.
+    Offsets are whole patches, drawn from 0 to the picture's end and clipped to where the crop still fits: crops at the
+    far borders are more frequent than others, as in the official code.
 
     Parameters
     ----------
@@ -150,7 +150,9 @@ def _to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     value, which = images.max(1)
     spread = value - images.amin(1)
     safe = spread.clamp(min=1e-8)
-    hue = torch.where(which == 0, (green - blue) / safe, torch.where(which == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe))
+    hue = torch.where(
+        which == 0, (green - blue) / safe, torch.where(which == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+    )
     return (hue / 6) % 1, torch.where(value > 0, spread / value.clamp(min=1e-8), 0.0).clamp(0, 1), value
 
 

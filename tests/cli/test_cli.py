@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY, Run
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "methods"], ["--version"], ["run", "--help"]])
+def test_light_commands_answer_within_a_second_without_torch(harness: Run, arguments: list[str]) -> None:
+    harness(*arguments)
+    started = time.monotonic()
+    found = harness(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    assert time.monotonic() - started < 1
+    assert found.returncode == 0
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in found.stderr.splitlines()}
+    assert not imported & {"torch", "timm", "ray", "mmseg", "pydensecrf", "matplotlib", "pandas"}
+
+
+def test_list_and_describe_tell_as_table_and_as_json(harness: Run) -> None:
+    assert "vitpcm" in harness("list", "methods").stdout
+    listed = json.loads(harness("list", "methods", "sanity-*", "--json").stdout)
+    assert [row["name"] for row in listed] == ["sanity-background", "sanity-labels", "sanity-oracle", "sanity-random"]
+    for kind, name in (
+        ("method", "vitpcm"),
+        ("backbone", "vit_s16"),
+        ("protocol", "strict"),
+        ("dataset", "toy"),
+        ("crf", "vitpcm"),
+        ("experiment", "demo"),
+    ):
+        found = harness("describe", kind, name, "--json")
+        assert found.returncode == 0, found.stderr
+        assert json.loads(found.stdout)["name"] == name
+        assert harness("describe", kind, name).returncode == 0
+
+
+def test_a_broken_plugin_is_listed_and_the_rest_runs(harness: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("import no_such_package\n")
+    found = harness("list", "methods", "--plugins", "bad.py")
+    assert found.returncode == 0
+    assert "No module named 'no_such_package'" in found.stdout
+    assert "vitpcm" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["run", "--methods", "vitpmc"], 2, "unknown method 'vitpmc': did you mean 'vitpcm'?"),
+        (["run", "--methods", "cam", "--backbones", "vit_s61"], 2, "did you mean 'vit_s16'?"),
+        (["run", "--methods", "cam", "--dataset", "voc"], 2, "unknown dataset 'voc'"),
+        (["run", "--methods", "cam", "--dataset", "voc12"], 2, "dataset voc12 needs its folder: --root DIR"),
+        (["run", "--methods", "cam", "--dataset", "voc12", "--root", "nowhere"], 2, "no folder nowhere"),
+        (["run", "--methods", "cam", "--set", "cam.epoch=3"], 2, "unknown key 'epoch': did you mean 'epochs'?"),
+        (["run", "--methods", "cam", "--set", "cam.epochs=x"], 2, "epochs: Input should be a valid integer"),
+        (["run", "--methods", "cam", "--set", "nonsense"], 2, "expected METHOD.KEY=VALUE"),
+        (["run", "--methods", "cam", "--seeds", "a"], 2, "seeds.0: Input should be a valid integer"),
+        (["run", "--methods", "cam", "--device", "tpu"], 2, "expected auto, cpu or cuda"),
+        (["run", "--methods", "cam", "--weights", "none.pt"], 2, "no weights file none.pt"),
+        (["run", "--methods", "cam", "--weights", "hub"], 3, "the model hub cannot be reached"),
+        (["run", "--experiment", "dmeo"], 2, "unknown experiment 'dmeo': did you mean 'demo'?"),
+        (["run", "--experiment", "mine.yaml"], 2, "cannot read mine.yaml: No such file"),
+        (["run"], 2, "nothing to run: --methods"),
+        (["run", "--methods", "cam", "--results", "/proc/results"], 2, "cannot write results to /proc/results"),
+        (["list", "method5"], 2, "unknown kind 'method5': did you mean 'methods'?"),
+        (["describe", "method", "came"], 2, "did you mean 'cam'?"),
+        (["report"], 2, "no results in results"),
+        (["status"], 2, "no results in results"),
+        (["show", "abc"], 2, "no results in results"),
+        (["runn"], 2, "No such command 'runn'"),
+        (["run", "--method", "cam"], 2, "No such option: --method"),
+    ],
+)
+def test_a_mistake_is_one_or_two_lines_and_the_right_status(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    status: int,
+    message: str,
+) -> None:
+    """In this process, because importing torch twenty times proves nothing."""
+    from harness.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    errors = capsys.readouterr().err
+    assert end.value.code == status, errors
+    assert message in errors
+    if not errors.startswith("Usage"):
+        assert len([line for line in errors.splitlines() if line.startswith("error")]) == 1
+
+
+def test_a_mistake_shows_its_traceback_only_when_asked(harness: Run) -> None:
+    assert harness("run", "--methods", "x").stderr.startswith("error: unknown method 'x': known: cam")
+    assert "Traceback" in harness("--debug", "run", "--methods", "x").stderr
+
+
+def test_a_yaml_mistake_names_the_line(harness: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("summary: x\nrun:\n  - methods: cam\n    seed: 1\n")
+    found = harness("run", "--experiment", "mine.yaml")
+    assert (found.returncode, "mine.yaml:4: unknown key 'seed': did you mean 'seeds'?" in found.stderr) == (2, True)
+
+
+def test_dry_run_shows_cells_stages_and_settings_and_writes_nothing(harness: Run, tmp_path: Path) -> None:
+    found = harness("run", "--methods", "vitpcm,cam", "--refine", "none,crf:vitpcm", "--dry-run", "--json", *TINY)
+    rows = json.loads(found.stdout)
+    assert len(rows) == 4
+    assert rows[0]["state"] == "to run"
+    assert rows[0]["settings"]["epochs"] == [2, "--set"]
+    assert not (tmp_path / "results").exists()
+    shared = set(rows[0]["to_run"]) & set(rows[1]["to_run"])
+    assert {name.split()[0] for name in shared} == {"labels", "fit", "score"}
+
+
+def test_a_whole_run_then_nothing_twice(harness: Run, tmp_path: Path) -> None:
+    """The first run trains, scores, refines, records; the second starts no Ray; the other commands read it."""
+    command = ["run", "--methods", "vitpcm,cam,sanity-oracle", "--refine", "none,crf:vitpcm", *TINY]
+    first = harness(*command)
+    assert first.returncode == 0, first.stderr
+    assert "dataset toy, weights random (dataset toy), protocol strict" in first.stderr
+    assert "6 of 6 cells done" in first.stderr
+    assert "next: harness report" in first.stderr
+    second = harness(*command, "--json", RAY_ADDRESS="")
+    assert second.returncode == 0
+    records = json.loads(second.stdout)
+    assert [record["status"] for record in records] == ["done"] * 6
+    assert "every stage reused, nothing to run" in second.stderr
+    assert "stages to run" not in second.stderr
+    oracle = next(record for record in records if record["spec"]["method"] == "sanity-oracle")
+    assert oracle["metrics"]["val"]["miou"] > 0.85
+    text = json.dumps(records)
+    assert str(Path.home()) not in text or Path.home() == Path("/")
+    assert os.uname().nodename not in text
+
+    dry = json.loads(harness(*command, "--dry-run", "--json").stdout)
+    assert {row["state"] for row in dry} == {"done"}
+
+    report = harness("report")
+    assert report.returncode == 0, report.stderr
+    for expected in ("vitpcm", "cam", "timm", "test_vit", "val +crf:vitpcm", "only the first 8 pictures"):
+        assert expected in report.stdout, expected
+    assert "### toy" in (tmp_path / "results" / "report" / "report.md").read_text()
+    assert (tmp_path / "results" / "report" / "gallery-toy-strict.png").stat().st_size > 10_000
+
+    key = records[0]["key"]
+    shown = harness("show", key[:8])
+    assert "IoU beetle" in shown.stdout
+    assert "packages: " in shown.stdout
+    assert json.loads(harness("show", key[:8], "--json").stdout)["key"] == key
+    assert json.loads(harness("status", "--json").stdout) == {"cells": {"done": 6}, "running": [], "failures": []}
+    assert harness("list", "runs").stdout.count("done") == 6
+    assert harness("report", "demo").returncode == 2
+
+
+def test_doctor_finds_this_environment_fit(harness: Run) -> None:
+    found = harness("doctor", "--json")
+    assert found.returncode == 0, found.stdout
+    checks = {check["name"]: check for check in json.loads(found.stdout)}
+    assert checks["timm"]["state"] == "ok"
+    assert set(checks) >= {
+        "python",
+        "requirements",
+        "torch",
+        "torchvision",
+        "ray",
+        "pydensecrf",
+        "mmsegmentation",
+        "disk",
+    }
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{Path(sys.executable).parent / 'harness'} list methods | head -n 1"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in found.stderr

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+TINY = [
+    "--backbones", "timm:test_vit", "--limit", "8", "--set", "*.image_size=64", "--set", "*.inference_size=64",
+    "--set", "*.epochs=2", "--set", "*.batch_size=4",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the tests' own: the toy pictures are drawn once."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSSS_HARNESS_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def toy(cache: Path) -> Path:
+    """The folder of the toy dataset."""
+    from harness.data.toy import Toy
+    from harness.plan import open_dataset
+
+    return open_dataset(Toy, None).root
+
+
+@pytest.fixture(scope="session")
+def ray_once() -> Iterator[None]:
+    """Ray, started once for all tests that schedule in this process."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    yield
+    ray.shutdown()
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Run:
+    """Run the command line as a process of its own, in an empty folder."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).parent / "harness"), *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=300
+        )
+
+    return run

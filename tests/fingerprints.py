@@ -1,0 +1,46 @@
+"""Hashes of the sources that decide what each stage computes.
+
+`python -m tests.fingerprints` acknowledges a change: run it after bumping a stage's version, or when no number changes.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+
+from harness.stages import VERSIONS
+
+ROOT = Path(__file__).parent.parent
+ACCEPTED = Path(__file__).with_suffix(".json")
+
+SOURCES = {
+    "labels": ["stages/labels.py", "data/index.py", "data/voc.py", "data/base.py"],
+    "fit": ["stages/fit.py", "training.py", "backbones.py", "data/base.py"],
+    "score": ["stages/score.py", "stages/fit.py", "training.py", "backbones.py", "data/base.py"],
+    "mask": ["stages/mask.py", "pseudomask.py", "crf.py", "data/base.py"],
+    "evaluate": ["stages/evaluate.py", "metrics.py", "data/base.py"],
+}
+
+
+def fingerprints() -> dict[str, dict[str, object]]:
+    """Return version and source hashes of every stage."""
+    assert SOURCES.keys() == VERSIONS.keys()
+    return {
+        stage: {"version": VERSIONS[stage], "sources": {name: _hash(ROOT / "harness" / name) for name in names}}
+        for stage, names in SOURCES.items()
+    }
+
+
+def _hash(path: Path) -> str:
+    """Hash what a module does: its syntax tree without docstrings."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    ACCEPTED.write_text(json.dumps(fingerprints(), indent=1) + "\n")

@@ -1,0 +1,152 @@
+"""The rules of the house, held by tests: who may import whom, and that changed arithmetic changes keys."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.fingerprints import ACCEPTED, fingerprints
+
+ROOT = Path(__file__).parent.parent
+
+# Each line may import what stands above it, and its own line.
+LAYERS = [
+    {"errors", "files"},
+    {"strict"},
+    {"registry", "torchvision_ops", "provenance", "lease"},
+    {"method", "data", "training"},
+    {"metrics", "pseudomask", "crf", "backbones", "store"},
+    {"spec"},
+    {"stages"},
+    {"worker", "plan"},
+    {"record"},
+    {"schedule", "progress"},
+    {"report", "doctor"},
+    {"cli"},
+]
+DOORS = {
+    "timm": {"harness.backbones"},
+    "ray": {"harness.schedule", "harness.doctor"},
+    "pydensecrf": {"harness.crf"},
+    "mmseg": set(),
+    "mmengine": set(),
+    "mmcv": set(),
+    "matplotlib": {"harness.report.gallery"},
+    "torchvision": {"harness.doctor"},
+    "huggingface_hub": {"harness.backbones"},
+}
+
+
+def modules() -> dict[str, Path]:
+    files = [*(ROOT / "harness").rglob("*.py"), *(ROOT / "methods").rglob("*.py")]
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files}
+    return {
+        name.replace("methods", "wsss_methods", 1) if name.startswith("methods") else name: path
+        for path, name in names.items()
+    }
+
+
+def imports(path: Path) -> set[str]:
+    """Return what a module imports when it runs; what only type checkers see is left out."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def rank(name: str) -> int | None:
+    part = name.split(".")[1]
+    return next((number for number, layer in enumerate(LAYERS) if part in layer), None)
+
+
+def test_imports_point_one_way() -> None:
+    for name, path in modules().items():
+        if not name.startswith("harness.") or name == "harness.registry":
+            continue
+        here = rank(name)
+        assert here is not None, f"{name} stands in no layer"
+        for other in imports(path):
+            if other.startswith("harness.") and (there := rank(other)) is not None:
+                assert there <= here, f"{name} imports {other}, which stands above it"
+
+
+def test_each_heavy_package_has_one_door() -> None:
+    for name, path in modules().items():
+        for other in imports(path):
+            package = other.partition(".")[0]
+            assert name in DOORS.get(package, {name}), f"{name} imports {package}"
+
+
+def test_the_harness_knows_no_method_and_methods_know_public_names() -> None:
+    public = {"harness", "harness.crf"}
+    for name, path in modules().items():
+        for other in imports(path):
+            if name.startswith("harness"):
+                assert not other.startswith("wsss_methods"), f"{name} imports {other}"
+            elif other.startswith("harness."):
+                assert (
+                    any(other == p or other.startswith(f"{p}.") for p in public if p != "harness")
+                    or other.count(".") == 1
+                ), other
+
+
+def test_modules_fit_in_a_head() -> None:
+    long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > 350}
+    assert not long
+
+
+def test_a_stage_whose_source_changed_has_a_new_version_or_an_acknowledgement() -> None:
+    accepted = json.loads(ACCEPTED.read_text())
+    for stage, found in fingerprints().items():
+        assert found == accepted[stage], (
+            f"the stage '{stage}' changed: bump its version in harness/stages/__init__.py if numbers change, "
+            "then run `python -m tests.fingerprints` either way"
+        )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def test_the_wheel_holds_every_module_and_config_and_nothing_generic(wheel: zipfile.ZipFile) -> None:
+    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert {name.partition("/")[0] for name in names} == {"harness", "wsss_methods"}
+    expected = {name.replace(".", "/") for name in modules()}
+    assert {
+        name.removesuffix(".py").removesuffix("/__init__") for name in names if name.endswith(".py")
+    } == expected | {"harness/configs"}
+    configs = {
+        str(path.relative_to(ROOT / "configs"))
+        for path in (ROOT / "configs").rglob("*")
+        if path.suffix in (".yaml", ".txt")
+    }
+    assert {name.removeprefix("harness/configs/") for name in names if name.endswith((".yaml", ".txt"))} == configs
+    assert "harness/py.typed" in names

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from harness.backbones import Weights, build_backbone, family, read_state, resolve_weights, timm_id
+from harness.errors import EnvironmentUnfitError, UserError
+from harness.registry import Registry
+
+REGISTRY = Registry()
+
+
+@pytest.fixture(scope="module")
+def tiny_state() -> dict[str, torch.Tensor]:
+    """Weights of a tiny ViT, with a head, as timm saves them."""
+    from harness.backbones import _timm
+
+    torch.manual_seed(0)
+    return _timm().create_model("test_vit").state_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "stride", "dim"),
+    [
+        ("timm:test_vit", "vit", 16, 64),
+        ("vit_t16", "vit", 16, 192),
+        ("timm:vit_small_patch14_dinov2", "vit", 14, 384),
+        ("timm:test_resnet", "cnn", 16, 96),
+        ("xception", "cnn", 16, 2048),
+        ("resnet50v2", "cnn", 16, 2048),
+    ],
+)
+def test_features_are_dense_at_any_size(name: str, kind: str, stride: int, dim: int) -> None:
+    backbone = build_backbone(timm_id(name, REGISTRY), Weights("random")).eval()
+    assert (family(name, REGISTRY), backbone.family, backbone.stride, backbone.dim) == (kind, kind, stride, dim)
+    with torch.no_grad():
+        features = backbone(torch.rand(2, 3, 96, 128))
+    assert features.shape[:2] == (2, dim)
+    assert abs(features.shape[2] - 96 / stride) <= 1
+    assert abs(features.shape[3] - 128 / stride) <= 1
+
+
+def test_a_feature_stands_where_its_patch_is() -> None:
+    backbone = build_backbone("test_vit", Weights("random")).eval()
+    for block in backbone.net.blocks:  # no mixing between patches
+        torch.nn.init.zeros_(block.attn.proj.weight)
+        torch.nn.init.zeros_(block.attn.proj.bias)
+    picture = torch.full((1, 3, 64, 96), 0.5)
+    changed = picture.clone()
+    changed[:, :, 16:32, 64:80] = 1.0
+    with torch.no_grad():
+        moved = (backbone(changed) - backbone(picture)).abs().sum(1)[0] > 1e-4
+    assert moved.nonzero().tolist() == [[1, 4]]
+
+
+def test_pictures_are_normalised_as_the_weights_expect() -> None:
+    backbone = build_backbone("test_vit", Weights("random"))
+    assert backbone.mean.flatten().tolist() == pytest.approx(list(backbone.net.pretrained_cfg["mean"]))
+    assert "mean" not in backbone.state_dict()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_weights_file_is_loaded_strictly_head_aside(
+    tmp_path: Path, tiny_state: dict[str, torch.Tensor], suffix: str
+) -> None:
+    path = tmp_path / f"w.{suffix}"
+    half = {name: value.half() for name, value in tiny_state.items()}
+    save_file(half, path) if suffix == "safetensors" else torch.save({"state_dict": half}, path)
+    weights = resolve_weights(str(path), "test_vit")
+    assert (weights.source, len(weights.sha256)) == ("file", 64)
+    net = build_backbone("test_vit", weights).net
+    assert torch.equal(net.blocks[0].attn.qkv.weight, tiny_state["blocks.0.attn.qkv.weight"].half().float())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("norm.weight"), "it lacks norm.weight"),
+        (lambda state: state.update({"extra.weight": torch.ones(1)}), "it has unknown extra.weight"),
+        (lambda state: state.update({"norm.weight": torch.ones(3)}), "size mismatch for norm.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_name_the_keys(tmp_path: Path, tiny_state, change, message: str) -> None:  # type: ignore[no-untyped-def]
+    state = dict(tiny_state)
+    change(state)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=message):
+        build_backbone("test_vit", resolve_weights(str(tmp_path / "w.safetensors"), "test_vit"))
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("/tmp/owned-by-a-pickle"),))  # type: ignore[return-value]  # noqa: S108
+
+
+def test_a_checkpoint_that_holds_more_than_tensors_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"a": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match=r"cannot read weights evil\.pt"):
+        read_state(tmp_path / "evil.pt")
+    assert not Path("/tmp/owned-by-a-pickle").exists()  # noqa: S108
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_a_damaged_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not a checkpoint at all, not even nearly")
+    with pytest.raises(UserError, match="cannot read weights"):
+        read_state(tmp_path / name)
+
+
+def test_a_missing_file_and_an_unreachable_hub_say_what_to_do() -> None:
+    with pytest.raises(UserError, match="no weights file w.pth: --weights takes random, hub or a file"):
+        resolve_weights("w.pth", "test_vit")
+    with pytest.raises(
+        EnvironmentUnfitError, match=r"fetch model\.safetensors of the hub's repository timm/test_vit.*--weights FILE"
+    ):
+        resolve_weights("hub", "test_vit.r160_in1k")
+
+
+def test_a_model_without_dense_features_is_refused() -> None:
+    with pytest.raises(UserError, match="has no output_stride"):
+        build_backbone("swin_tiny_patch4_window7_224", Weights("random"))

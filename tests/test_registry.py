@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UserError
+from harness.registry import CODE_KINDS, Registry, source_hash
+
+PLUGIN = '''
+from harness import Method
+
+class Mine(Method):
+    """My method."""
+
+    name = "mine"
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN)
+    return path
+
+
+def test_the_syntax_tree_lists_what_an_import_finds() -> None:
+    registry = Registry()
+    for kind in CODE_KINDS:
+        for entry in registry.entries(kind):
+            loaded = registry.load(kind, entry.name)
+            assert loaded.name == entry.name
+            assert (loaded.__doc__ or "").strip().startswith(entry.summary)
+            assert entry.summary
+
+
+def test_an_unknown_name_is_answered_with_the_closest() -> None:
+    with pytest.raises(UserError, match=r"unknown method 'vitpmc': did you mean 'vitpcm'\?"):
+        Registry().entry("method", "vitpmc")
+
+
+def test_globs_select_in_order_without_repeats() -> None:
+    chosen = Registry().select("method", ["vitpcm", "sanity-*", "vitpcm"])
+    assert chosen == ["vitpcm", "sanity-background", "sanity-labels", "sanity-oracle", "sanity-random"]
+
+
+def test_a_plugin_file_is_found_and_its_source_is_its_version(plugin: Path) -> None:
+    registry = Registry([str(plugin)])
+    assert registry.load("method", "mine").name == "mine"
+    before = registry.source_version("method", "mine")
+    plugin.write_text(PLUGIN + "# changed\n")
+    assert source_hash(plugin) != before
+
+
+def test_a_plugin_package_is_hashed_as_a_whole(tmp_path: Path) -> None:
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from .inner import *\nfrom harness import Method\n" + PLUGIN.replace("mine", "packed")
+    )
+    (package / "inner.py").write_text("x = 1\n")
+    registry = Registry([str(package)])
+    before = registry.source_version("method", "packed")
+    (package / "inner.py").write_text("x = 2\n")
+    assert source_hash(package / "__init__.py") != before
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import no_such_package\n", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("def broken(:\n", "SyntaxError"),
+        ("raise SystemExit(3)\n", "SystemExit: 3"),
+        ("raise RuntimeError('two\\nlines')\n", "RuntimeError: two"),
+    ],
+)
+def test_a_broken_plugin_is_listed_with_its_reason_and_stops_nothing(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    registry = Registry([str(path)])
+    (entry,) = [entry for entry in registry.entries("method") if entry.broken]
+    assert reason in entry.broken
+    assert "\n" not in entry.broken
+    assert registry.load("method", "cam").name == "cam"
+    with pytest.raises(UserError, match="is broken"):
+        registry.entry("method", "bad")
+
+
+def test_a_taken_name_is_broken_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "again.py"
+    path.write_text(PLUGIN.replace('"mine"', '"cam"'))
+    registry = Registry([str(path)])
+    assert registry.load("method", "cam").__module__ == "wsss_methods.cam"
+    assert any("taken by built-in" in entry.broken for entry in registry.entries("method"))
+
+
+def test_a_missing_plugin_is_broken(tmp_path: Path) -> None:
+    assert Registry(["no_such_module_at_all"]).entries("method", "no_such*")[0].broken

@@ -1,0 +1,170 @@
+"""The scheduler against real Ray: what fails stays with its cell, what is broken is made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import EnvironmentUnfitError
+from harness.plan import Plan, Planner
+from harness.registry import Registry
+from harness.schedule import Options, Scheduler
+from harness.spec import Grid, expand
+from harness.stages import Node
+from harness.store import Store
+from harness.worker import Outcome
+
+PLUGIN = '''
+import os, torch
+from harness import Method, Params
+
+class Base(Method):
+    families = ()
+    output = "probability"
+    background = True
+    supervision = ()
+    Params = Params
+
+    def build(self, backbone, num_classes):
+        self.num_classes = num_classes
+        return torch.nn.Linear(1, num_classes)
+
+    def fit(self, model, data, session):
+        pass
+
+    def score(self, model, images, labels):
+        return torch.full((len(images), model.out_features, 2, 2), 0.2)
+
+class Good(Base):
+    """Works."""
+    name = "good"
+
+class Raises(Base):
+    """Raises."""
+    name = "raises"
+    def fit(self, model, data, session):
+        print("about to fail")
+        raise RuntimeError("no luck\\nat all")
+
+class Exits(Base):
+    """Ends its process."""
+    name = "exits"
+    def fit(self, model, data, session):
+        os._exit(3)
+
+class Negative(Base):
+    """Returns what the contract forbids."""
+    name = "negative"
+    def score(self, model, images, labels):
+        return super().score(model, images, labels) - 1
+
+class Memory(Base):
+    """Runs out of memory."""
+    name = "memory"
+    def fit(self, model, data, session):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+'''
+
+
+class Notes:
+    """A view that remembers."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.outcomes: dict[str, Outcome] = {}
+        self.records: dict[str, dict[str, Any]] = {}
+        self.messages: list[str] = []
+
+    def started(self, node: Node) -> None:
+        self.begun.append(f"{node.stage} {node.label}")
+
+    def progressed(self, node: Node, progress: dict[str, Any]) -> None:
+        assert 0 <= progress["done"] <= progress["total"]
+
+    def ended(self, node: Node, outcome: Outcome, seconds: float) -> None:
+        self.outcomes[f"{node.stage} {node.label}"] = outcome
+
+    def recorded(self, record: dict[str, Any]) -> None:
+        self.records[record["title"].partition("/")[0]] = record
+
+    def said(self, message: str) -> None:
+        self.messages.append(message)
+
+
+Execute = Callable[..., tuple[Notes, Plan, Store]]
+
+
+@pytest.fixture
+def execute(tmp_path: Path, toy: Path, ray_once: None) -> Execute:
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+
+    def run(methods: str, plugins: bool = True, **options: Any) -> tuple[Notes, Plan, Store]:
+        registry = Registry([str(tmp_path / "plugin.py")] if plugins else [])
+        results = tmp_path / "results"
+        store = Store(results, create=True)
+        plan = Planner(registry, results, None).plan(expand([Grid(methods=methods, limit=4)], registry))  # type: ignore[arg-type]
+        notes = Notes()
+        Scheduler(plan, store, Options(**options), notes).run()
+        return notes, plan, store
+
+    return run
+
+
+def test_failures_are_records_and_the_rest_goes_on(execute: Execute) -> None:
+    notes, _, store = execute("raises,exits,negative,memory,good")
+    found = {method: (record["status"], record.get("reason", "")) for method, record in notes.records.items()}
+    assert found["good"] == ("done", "")
+    assert found["raises"] == ("failed", "RuntimeError: no luck")
+    assert found["exits"][0] == "failed"
+    assert found["exits"][1].startswith("the worker died")
+    assert found["negative"] == ("failed", "ValueError: score maps must be finite and non-negative")
+    assert found["memory"] == ("oom", "OutOfMemoryError: CUDA out of memory")
+    raised = notes.records["raises"]
+    assert raised["failed_stage"] == "fit"
+    assert "about to fail" in raised["tail"]
+    assert "Traceback" in raised["tail"]
+    assert notes.begun.count("fit exits s0") == 3
+    assert notes.begun.count("fit raises s0") == 1
+    assert sum("trying again" in message for message in notes.messages) == 2
+    assert {record["status"] for record in store.records()} == {"done", "failed", "oom"}
+    assert not list((store.root / "leases").glob("*.json"))
+
+    again, _, _ = execute("raises,good")
+    assert list(again.records) == ["raises"]
+    assert again.begun == ["fit raises s0"]
+
+
+def test_a_flipped_byte_is_found_and_made_again(execute: Execute) -> None:
+    first, _, store = execute("sanity-oracle", plugins=False)
+    before = first.records["sanity-oracle"]
+    place = before["artefacts"]["splits"]["val"]
+    score = store.need("score", place["score"])
+    file = score.path / "scores-0000.safetensors"
+    spoilt = bytearray(file.read_bytes())
+    spoilt[-1] ^= 1
+    file.write_bytes(bytes(spoilt))
+    for key in [*place["mask"], *place["evaluate"]]:
+        store.discard("mask", key)
+        store.discard("evaluate", key)
+    (store.root / "records" / f"{before['key']}.json").unlink()
+    second, _, _ = execute("sanity-oracle", plugins=False)
+    assert any("does not match its hash; it is computed again" in message for message in second.messages)
+    assert second.records["sanity-oracle"]["metrics"] == before["metrics"]
+    assert second.begun.count("score sanity-oracle s0 val") == 1
+    assert file.read_bytes() != bytes(spoilt)
+
+
+def test_stages_are_shared_and_nothing_starts_twice(execute: Execute) -> None:
+    notes, _, _ = execute("sanity-background,sanity-random", plugins=False, max_parallel=1)
+    assert len(notes.begun) == len(set(notes.begun))
+    assert notes.begun.count("labels toy/val") == 1
+    again, _, _ = execute("sanity-background,sanity-random", plugins=False)
+    assert again.begun == []
+
+
+def test_a_gpu_that_is_not_there_is_an_error_not_a_cpu(execute: Execute) -> None:
+    with pytest.raises(EnvironmentUnfitError, match="Ray sees no GPU"):
+        execute("sanity-background", plugins=False, device="cuda")

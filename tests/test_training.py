@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from harness import Batch, Method, Phase, Session, Step, TrainingData, TrainParams
+from harness.errors import HarnessError
+from harness.training import derive, squash, train
+
+
+class Linear(Method):
+    """A model of one weight vector per phase, noisy enough that any difference in randomness shows."""
+
+    name = "linear"
+    params: TrainParams
+
+    def build(self, backbone: object, num_classes: int) -> nn.Module:
+        return nn.ModuleDict({"head": nn.Linear(3, num_classes), "body": nn.Linear(3, num_classes)})
+
+    def phases(self, model: nn.Module) -> list[Phase]:
+        assert isinstance(model, nn.ModuleDict)
+        head, body = model["head"], model["body"]
+        return [
+            Phase(2, [{"params": head.parameters(), "lr": 0.1}]),
+            Phase(self.params.epochs - 2, [{"params": [*head.parameters(), *body.parameters()], "lr": 0.01}], "AdamW"),
+        ]
+
+    def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+        assert isinstance(model, nn.ModuleDict)
+        mean = batch.images.mean((2, 3)) + torch.randn(len(batch.images), 3)
+        return {"fit": (model["head"](mean) + model["body"](mean) - batch.labels).square().mean()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{i}.png" for i in range(10)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 255, (9, 7, 3), np.uint8)).save(path)
+    return TrainingData([path.stem for path in paths], torch.eye(5).repeat(2, 1), paths)
+
+
+def session(folder: Path, stop_after: int | None = None) -> Session:
+    def progress(done: int, total: int, notes: dict[str, float]) -> None:
+        if stop_after is not None and done >= stop_after:
+            raise KeyboardInterrupt
+
+    return Session(3, "cpu", "fp32", folder, progress)
+
+
+def fitted(data: TrainingData, folder: Path, **changes: object) -> tuple[nn.Module, Session]:
+    method = Linear(TrainParams(image_size=16, epochs=6, batch_size=4, **changes))  # type: ignore[arg-type]
+    torch.manual_seed(derive(0, "build"))
+    model = method.build(None, 5)
+    run = session(folder)
+    train(method, model, data, run)
+    return model, run
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_the_same_seed_gives_the_same_weights(data: TrainingData, tmp_path: Path) -> None:
+    first, run = fitted(data, tmp_path / "a")
+    second, _ = fitted(data, tmp_path / "b")
+    assert same(first, second)
+    assert [row["epoch"] for row in run.curves] == [1, 2, 3, 4, 5, 6]
+    assert run.curves[-1]["fit"] < run.curves[0]["fit"]
+
+
+@pytest.mark.parametrize("epochs_done", [1, 2, 3, 5])
+def test_a_training_cut_off_after_any_epoch_goes_on_to_the_same_weights(
+    data: TrainingData, tmp_path: Path, epochs_done: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, run = fitted(data, tmp_path / "whole")
+    from harness import training
+
+    real = training._epoch
+
+    def cut(method, model, optimizer, at, *rest) -> None:  # type: ignore[no-untyped-def]
+        if at.epoch >= epochs_done:
+            raise KeyboardInterrupt
+        real(method, model, optimizer, at, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_epoch", cut)
+        patch.setattr(training, "_MAX_CHECKPOINT_SHARE", 1e9)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(data, tmp_path / "cut")
+    assert (tmp_path / "cut" / "checkpoint.pt").exists()
+    resumed, again = fitted(data, tmp_path / "cut")
+    assert same(whole, resumed)
+    assert again.curves == run.curves
+
+
+def test_parameters_in_no_group_do_not_move(data: TrainingData, tmp_path: Path) -> None:
+    method = Linear(TrainParams(image_size=16, epochs=2, batch_size=4))
+    torch.manual_seed(0)
+    model = method.build(None, 5)
+    assert isinstance(model, nn.ModuleDict)
+    body, head = model["body"].weight.clone(), model["head"].weight.clone()
+    train(method, model, data, session(tmp_path))
+    assert torch.equal(model["body"].weight, body)
+    assert not torch.equal(model["head"].weight, head)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name(data: TrainingData, tmp_path: Path) -> None:
+    class Broken(Linear):
+        name = "broken"
+
+        def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+            loss = super().training_step(model, batch, step)["fit"]
+            return {"good": loss, "bad": loss * float("nan")}
+
+    method = Broken(TrainParams(image_size=16, epochs=3, batch_size=4))
+    with pytest.raises(HarnessError, match="not finite in epoch 1: .*bad nan"):
+        train(method, method.build(None, 5), data, session(tmp_path))
+
+
+def test_batches_see_every_picture_once_and_leave_a_smaller_one_out(data: TrainingData) -> None:
+    batches = list(data.batches(16, 4, 0))
+    assert [len(batch.ids) for batch in batches] == [4, 4]
+    assert len({image_id for batch in batches for image_id in batch.ids}) == 8
+    assert batches[0].images.shape == (4, 3, 16, 16)
+    assert [len(batch.ids) for batch in data.batches(16, 99, 0)] == [10]
+    order = [image_id for batch in data.batches(16, 4, 1) for image_id in batch.ids]
+    assert order != [image_id for batch in batches for image_id in batch.ids]
+
+
+def test_labels_follow_their_pictures(data: TrainingData) -> None:
+    for batch in data.batches(16, 3, 5):
+        assert [int(row.argmax()) for row in batch.labels] == [int(image_id) % 5 for image_id in batch.ids]
+
+
+def test_squash_is_a_picture_in_unit_range() -> None:
+    picture = np.zeros((4, 8, 3), np.uint8)
+    picture[:, 4:, 0] = 255
+    squashed = squash(picture, 16)
+    assert squashed.shape == (3, 16, 16)
+    assert squashed[0, :, 0].tolist() == [0.0] * 16
+    assert squashed[0, :, -1].tolist() == [1.0] * 16
+    assert squashed[1:].max() == 0
