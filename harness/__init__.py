@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.method import Refiner as Refiner
     from harness.method import Step as Step
     from harness.method import TrainParams as TrainParams
+    from harness.report.frame import load_results as load_results
     from harness.training import Session as Session
     from harness.training import TrainingData as TrainingData
 
@@ -28,6 +29,7 @@ _HOMES = {
     "Step": "harness.method",
     "TrainParams": "harness.method",
     "TrainingData": "harness.training",
+    "load_results": "harness.report.frame",
 }
 __all__ = sorted(_HOMES)
 

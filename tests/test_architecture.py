@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import TINY
 from tests.fingerprints import ACCEPTED, fingerprints
 
 ROOT = Path(__file__).parent.parent
@@ -119,19 +121,13 @@ def test_a_stage_whose_source_changed_has_a_new_version_or_an_acknowledgement() 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(folder),
-        str(ROOT),
-    ]
+    """A wheel of a copy of the tree: building in place would leave files that the next wheel picks up."""
+    folder, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
+    for name in ("harness", "methods", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     return zipfile.ZipFile(next(folder.glob("*.whl")))
 
@@ -150,3 +146,21 @@ def test_the_wheel_holds_every_module_and_config_and_nothing_generic(wheel: zipf
     }
     assert {name.removeprefix("harness/configs/") for name in names if name.endswith((".yaml", ".txt"))} == configs
     assert "harness/py.typed" in names
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_works_from_any_folder(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """In an environment of its own that borrows only the dependencies of this one."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True, timeout=60)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    wheel.extractall(site)
+    borrowed = next(path for path in sys.path if path.endswith("site-packages"))
+    (site / "borrowed.pth").write_text(borrowed + "\n")
+    python = tmp_path / "env" / "bin" / "python"
+    probe = "import harness, wsss_methods; print(harness.__file__, wsss_methods.__file__)"
+    found = subprocess.run([python, "-c", probe], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.count(str(site)) == 2
+    command = [python, "-c", "from harness.cli import main; main()", "run", "--methods", "vitpcm,cam", *TINY]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "results" / "records").is_dir()

@@ -1,0 +1,34 @@
+# Each target does all the set-up on a fresh machine: Python 3.11 with venv, and g++ for the dense CRF, are enough.
+PYTHON      ?= $(shell command -v python3.11 || command -v python3)
+VENV        ?= .venv
+CONSTRAINTS ?= constraints.txt
+PIP_ARGS    ?=
+RESULTS     ?= results
+BIN         := $(VENV)/bin
+
+.PHONY: demo test test-all lint types clean
+
+demo: $(VENV)/.ready  ## train and compare on drawn pictures, print the table
+	$(BIN)/harness run --experiment demo --results $(RESULTS)
+	$(BIN)/harness report demo --results $(RESULTS)
+
+test: $(VENV)/.ready  ## the tests of every commit
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.ready  ## all tests, the long ones too
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS) -e ".[all,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
