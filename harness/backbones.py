@@ -221,6 +221,7 @@ def _from_hub(identifier: str) -> Path:
         raise UserError(f"timm has no hub weights for '{identifier}': --weights random or a file")
     repo = cfg.hf_hub_id if "/" in cfg.hf_hub_id and "." in cfg.hf_hub_id else f"timm/{identifier}"
     name = cfg.hf_hub_filename or "model.safetensors"
+    huggingface_hub.utils.logging.set_verbosity_error()  # its retries, line by line
     try:
         return Path(huggingface_hub.hf_hub_download(repo, name))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:

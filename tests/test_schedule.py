@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.errors import EnvironmentUnfitError
@@ -14,6 +15,7 @@ from harness.registry import Registry
 from harness.schedule import Options, Scheduler
 from harness.spec import Grid, expand
 from harness.stages import Node
+from harness.stages.score import read_scores
 from harness.store import Store
 from harness.worker import Outcome
 
@@ -60,6 +62,13 @@ class Negative(Base):
     name = "negative"
     def score(self, model, images, labels):
         return super().score(model, images, labels) - 1
+
+class Strided(Base):
+    """Returns maps whose memory is in another order."""
+    name = "strided"
+    def score(self, model, images, labels):
+        rows = torch.arange(2.0).view(1, 2, 1, 1).expand(len(images), 2, 3, self.num_classes)
+        return rows.permute(0, 3, 1, 2)
 
 class Memory(Base):
     """Runs out of memory."""
@@ -135,6 +144,15 @@ def test_failures_are_records_and_the_rest_goes_on(execute: Execute) -> None:
     again, _, _ = execute("raises,good")
     assert list(again.records) == ["raises"]
     assert again.begun == ["fit raises s0"]
+
+
+def test_maps_are_kept_as_they_are_read_whatever_their_strides(execute: Execute) -> None:
+    notes, _, store = execute("strided")
+    score = store.need("score", notes.records["strided"]["artefacts"]["splits"]["val"]["score"])
+    maps = [maps for _, maps, _ in read_scores(score, 0)]
+    assert len(maps) == 4
+    for kept in maps:
+        np.testing.assert_array_equal(kept, np.broadcast_to(np.array([[0.0], [1.0]]), (5, 2, 3)))
 
 
 def test_a_flipped_byte_is_found_and_made_again(execute: Execute) -> None:

@@ -81,6 +81,7 @@ def _galleries(
             continue
         if gallery.draw(rows, dataset, split, store, path, count):
             parts.append(f"![{name}, {split}, protocol {protocol}]({path.name})\n")
+            console.print(f"written: {path}", highlight=False)
     return parts
 
 

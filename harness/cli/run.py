@@ -78,6 +78,8 @@ def command(
         Store(results, create=True)
     from harness.progress import ConsoleView, scanning
 
+    if any(cell.weights == "hub" for cell in cells):
+        console.print("weights from the hub are fetched once and kept; looking for them", highlight=False)
     with scanning(console) as scan:
         plan = Planner(registry, results, root, scan).plan(cells)
     if dry_run:
