@@ -124,8 +124,9 @@ class Method:
         Which backbones it takes: `vit`, `cnn`; empty when it needs none.
     supervision : tuple of str
         What it looks at: `image_labels`; `masks` marks an oracle. Printed in every table.
-    output : {"activation", "probability"}
-        What `score` returns: non-negative maps of no fixed scale, or probabilities over the channels.
+    output : {"activation", "probability", "labels"}
+        What `score` returns: non-negative maps of no fixed scale, or probabilities over the channels. `labels` are
+        finished masks, of an external method only.
     background : bool
         Whether channel 0 of `score` is the method's own background.
     predicts_presence : bool
@@ -134,6 +135,8 @@ class Method:
         Whether `score` wants the image labels where the protocol allows them.
     needs_grad : bool
         Whether `score` needs gradients.
+    external : bool
+        Whether its scores lie in a folder, `params.folder`, instead of coming from a model.
     version : str or None
         Pins the version in the stage keys; None takes a hash of the source.
     """
@@ -141,12 +144,13 @@ class Method:
     name: ClassVar[str]
     cite: ClassVar[str] = ""
     families: ClassVar[tuple[str, ...]] = ("vit", "cnn")
-    supervision: ClassVar[tuple[str, ...]] = ("image_labels",)
-    output: ClassVar[Literal["activation", "probability"]] = "activation"
-    background: ClassVar[bool] = False
+    supervision: tuple[str, ...] = ("image_labels",)
+    output: Literal["activation", "probability", "labels"] = "activation"
+    background: bool = False
     predicts_presence: ClassVar[bool] = False
     conditions_on_labels: ClassVar[bool] = False
     needs_grad: ClassVar[bool] = False
+    external: ClassVar[bool] = False
     version: ClassVar[str | None] = None
     Params: ClassVar[type[Params]] = TrainParams
 

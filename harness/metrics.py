@@ -1,8 +1,10 @@
-"""One integer confusion matrix per picture, and one way to turn matrices into numbers."""
+"""One integer confusion matrix per picture, kept sparse, and one way to turn matrices into numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,40 +38,155 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, class_ids: Sequence[int
     return np.bincount(cells.ravel(), minlength=(count + 1) ** 2).reshape(count + 1, count + 1)[:count]
 
 
-def finalise(matrices: np.ndarray) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Confusions:
+    """The confusion matrices of N pictures over K classes: a picture fills few of its K (K + 1) entries.
+
+    Attributes
+    ----------
+    entries : ndarray
+        (E, 4) int32: picture, true class, predicted class (K is "none of these"), pixels; sorted by picture.
+    pictures, classes : int
+        N and K.
+    """
+
+    entries: np.ndarray
+    pictures: int
+    classes: int
+
+    @classmethod
+    def gather(cls, matrices: Iterable[np.ndarray], classes: int) -> Confusions:
+        """Gather (K, K + 1) matrices, picture by picture."""
+        rows, count = [np.empty((0, 4), np.int32)], 0
+        for count, matrix in enumerate(matrices, 1):
+            true, predicted = np.nonzero(matrix)
+            rows.append(np.column_stack([np.full(len(true), count - 1), true, predicted, matrix[true, predicted]]))
+        return cls(np.concatenate(rows).astype(np.int32), count, classes)
+
+    @classmethod
+    def join(cls, parts: Sequence[Confusions]) -> Confusions:
+        """Put shards behind each other."""
+        starts = np.cumsum([0, *(part.pictures for part in parts)])
+        moved = [part.entries + np.array([start, 0, 0, 0]) for part, start in zip(parts, starts[:-1], strict=True)]
+        return cls(np.concatenate(moved).astype(np.int32), int(starts[-1]), parts[0].classes)
+
+    def save(self, path: Path) -> None:
+        """Write them to a file; the first line holds N and K."""
+        np.save(path, np.concatenate([[[self.pictures, self.classes, 0, 0]], self.entries]).astype(np.int32))
+
+    @classmethod
+    def load(cls, path: Path) -> Confusions:
+        """Read what `save` wrote."""
+        rows = np.load(path)
+        return cls(rows[1:], int(rows[0, 0]), int(rows[0, 1]))
+
+    def total(self) -> np.ndarray:
+        """Return the (K, K + 1) int64 sum over the pictures."""
+        total = np.zeros((self.classes, self.classes + 1), np.int64)
+        _, true, predicted, pixels = self.entries.T
+        np.add.at(total, (true, predicted), pixels)
+        return total
+
+    def counts(self) -> np.ndarray:
+        """Return (N, K, 3) int64 pixels of each picture and class: right, true, predicted."""
+        counts = np.zeros((self.pictures, self.classes + 1, 3), np.int64)
+        picture, true, predicted, pixels = self.entries.T
+        right = true == predicted
+        np.add.at(counts, (picture[right], true[right], 0), pixels[right])
+        np.add.at(counts, (picture, true, 1), pixels)
+        np.add.at(counts, (picture, predicted, 2), pixels)
+        return counts[:, :-1]
+
+
+def iou(counts: np.ndarray) -> np.ndarray:
+    """Return (..., K) IoU of (..., K, 3) counts as `Confusions.counts` gives them; NaN in neither truth nor prediction.
+
+    IoU = right / (true + predicted - right).
+    """
+    right, true, predicted = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    return _share(right, true + predicted - right)
+
+
+def mean_iou(counts: np.ndarray) -> np.ndarray:
+    """Return (...) mean IoU over the classes that occur in truth or prediction."""
+    values = iou(counts)
+    known = ~np.isnan(values)
+    return _share(np.where(known, values, 0).sum(-1), known.sum(-1))
+
+
+def _present(confusions: Confusions) -> float:
+    counts = confusions.counts().sum(0)
+    return float(mean_iou(counts[counts[:, 1] > 0]))
+
+
+def _zero(confusions: Confusions) -> float:
+    return float(np.nan_to_num(iou(confusions.counts().sum(0))).mean())
+
+
+def _per_image(confusions: Confusions) -> float:
+    return float(np.nanmean(mean_iou(confusions.counts())))
+
+
+def _drop255(confusions: Confusions) -> float:
+    known = confusions.entries[confusions.entries[:, 2] < confusions.classes]
+    return float(mean_iou(Confusions(known, confusions.pictures, confusions.classes).counts().sum(0)))
+
+
+# What other codebases call mIoU; all but the first are for asking how much the definition matters.
+DEFINITIONS: dict[str, Callable[[Confusions], float]] = {
+    "pooled": lambda confusions: float(mean_iou(confusions.counts().sum(0))),
+    "present": _present,  # classes of the truth only
+    "zero": _zero,  # a class in neither truth nor prediction counts as 0
+    "per_image": _per_image,  # mean over pictures of the picture's own mIoU
+    "drop255": _drop255,  # pixels without a predicted class are left out
+}
+
+
+def finalise(confusions: Confusions, definition: str = "pooled") -> dict[str, Any]:
     """Turn confusion matrices into scores.
 
     Parameters
     ----------
-    matrices : ndarray
-        (N, K, K + 1) or (K, K + 1) integer counts, as `confusion` gives them.
+    confusions : Confusions
+    definition : str
+        Of `miou`: a name in `DEFINITIONS`. `pooled`: over the pixels of all pictures, the mean over the classes that
+        occur in truth or prediction.
 
     Returns
     -------
     dict
-        `miou`: mean IoU over the classes that occur in truth or prediction; `iou`: per class, None where it occurs in
-        neither; `pixacc`: share of pixels right; `macc`: mean over the true classes of the share right; `coverage`:
-        share of pixels predicted as any of the classes; `pixels`: how many counted. All shares in [0, 1].
+        `miou`. Per class, None where undefined: `iou`; `precision` = right / predicted; `recall` = right / true; `fp` =
+        (predicted - right) / union and `fn` = (true - right) / union, so that iou + fp + fn = 1. `pixacc`: share of
+        pixels right; `macc`: mean recall; `coverage`: share of pixels predicted as any of the classes; `pixels`: how
+        many counted. All shares in [0, 1].
     """
-    total = np.asarray(matrices, np.int64)
-    if total.ndim == 3:
-        total = total.sum(0)
+    total = confusions.total()
     right = np.diagonal(total).astype(np.float64)
-    true = total.sum(1)
-    union = true + total[:, :-1].sum(0) - right
-    iou = np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
-    recall = np.divide(right, true, out=np.full(len(right), np.nan), where=true > 0)
+    true, predicted = total.sum(1), total[:, :-1].sum(0)
+    union = true + predicted - right
+    recall = _share(right, true)
     pixels = int(total.sum())
     return {
-        "miou": _mean(iou),
-        "iou": [None if np.isnan(value) else float(value) for value in iou],
-        "pixacc": float(right.sum() / pixels) if pixels else None,
-        "macc": _mean(recall),
-        "coverage": float(total[:, :-1].sum() / pixels) if pixels else None,
+        "miou": _known(DEFINITIONS[definition](confusions)),
+        "iou": _listed(_share(right, union)),
+        "precision": _listed(_share(right, predicted)),
+        "recall": _listed(recall),
+        "fp": _listed(_share(predicted - right, union)),
+        "fn": _listed(_share(true - right, union)),
+        "pixacc": right.sum() / pixels if pixels else None,
+        "macc": float(np.nanmean(recall)) if pixels else None,
+        "coverage": predicted.sum() / pixels if pixels else None,
         "pixels": pixels,
     }
 
 
-def _mean(values: np.ndarray) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _listed(values: np.ndarray) -> list[float | None]:
+    return [_known(value) for value in values]

@@ -24,7 +24,7 @@ class Rules:
     normalisation : str
         `none`, `max`, `minmax` or `vitpcm`.
     background : str
-        `model`, `fixed:x` or `power:a`.
+        `model`, `fixed:x`, `power:a`, or `swept_on:SPLIT`, which the stage `mask` turns into `fixed:x`.
     align_corners : bool
         Whether resizing maps corner pixels onto corner pixels.
     """
@@ -67,14 +67,16 @@ def probabilities(scores: np.ndarray, classes: np.ndarray, size: tuple[int, int]
     size : tuple of int
         Height and width of the picture.
     rules : Rules
-    output : {"activation", "probability"}
-        What the scores are.
+    output : {"activation", "probability", "labels"}
+        What the scores are; `labels` are (1, H, W) positions of classes at picture size.
 
     Returns
     -------
     Tensor
         (1 + len(classes), H, W) float32, non-negative; channel 0 is the background.
     """
+    if output == "labels":
+        return torch.from_numpy(np.stack([scores[0] == number for number in (0, *classes)])).float()
     own_background = rules.background == "model"
     channels = [0, *classes] if own_background else classes - 1
     maps = _normalise(torch.from_numpy(scores[channels].astype(np.float32)), rules.normalisation, output)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
-
 from harness import provenance
-from harness.metrics import finalise
+from harness.bootstrap import interval, resampled_miou
+from harness.metrics import Confusions, finalise
 from harness.plan import Plan, PlannedCell
 from harness.store import Artefact, Store
 
@@ -18,7 +17,11 @@ def record_of(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
     artefacts = [store.need(plan.nodes[key].stage, key) for key in planned.nodes]
     parameters = next((a.json("parameters.json") for a in artefacts if a.stage == "fit"), None)
     return _base(planned, "done") | {
-        "metrics": {split: split_metrics(store, a["evaluate"]) for split, a in planned.artefacts["splits"].items()},
+        "metrics": {
+            split: split_metrics(store, place, planned.cell.spec.protocol.metric)
+            for split, place in planned.artefacts["splits"].items()
+            if "evaluate" in place
+        },
         "parameters": parameters,
         "artefacts": planned.artefacts,
         "stages": [_stage(a) for a in artefacts],
@@ -38,9 +41,25 @@ def record_of_failure(
     }
 
 
-def split_metrics(store: Store, keys: list[str]) -> dict[str, Any]:
-    """Return the scores of a split from the confusion matrices of its shards."""
-    return finalise(np.concatenate([np.load(store.need("evaluate", key).file("confusion.npy")) for key in keys]))
+def split_confusions(store: Store, place: dict[str, Any]) -> Confusions:
+    """Return the confusion matrices of a split, from those of its shards."""
+    return Confusions.join(
+        [Confusions.load(store.need("evaluate", key).file("confusion.npy")) for key in place["evaluate"]]
+    )
+
+
+def split_metrics(store: Store, place: dict[str, Any], definition: str) -> dict[str, Any]:
+    """Return the scores of a split: those of its masks, and those of its score maps where there are any.
+
+    To what `finalise` gives come `interval`, 95 % of the pooled mIoU over resampled pictures; and `pxap`, `ap` per
+    foreground class and the `best_threshold`, which is chosen on the split's own pixels.
+    """
+    confusions = split_confusions(store, place)
+    metrics = finalise(confusions, definition) | {"interval": interval(resampled_miou(confusions.counts()))}
+    if "curve" in place:
+        curve = store.need("curve", place["curve"]).json("curve.json")
+        metrics |= {"pxap": curve["pxap"], "ap": curve["ap"], "best_threshold": curve["threshold"]}
+    return metrics
 
 
 def _base(planned: PlannedCell, status: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from harness.worker import Outcome, run_node
 
 LOST_WORKER_RETRIES = 2
 HEARTBEAT_SECONDS = 5.0
-_RANK = {"evaluate": 0, "mask": 1, "labels": 2, "score": 3, "fit": 4}  # what ends a cell comes first
+_RANK = {"evaluate": 0, "mask": 1, "labels": 2, "curve": 3, "score": 4, "fit": 5}  # what ends a cell comes first
 _MODEL_STAGES = ("fit", "score")
 
 
@@ -151,7 +151,7 @@ class Scheduler:
             function = self.fresh if gpus or self.plan.locations.plugins else self.reused
             device = "cuda" if gpus else "cpu"
             task = function.options(num_cpus=cpus, num_gpus=gpus)
-            reference = task.remote(node, self.plan.locations, device, cpus)
+            reference = task.remote(node, self.plan.locations_of(node), device, cpus)
             self.running[reference] = _Running(node, time.monotonic(), cpus, gpus)
             self.view.started(node)
 

@@ -1,4 +1,4 @@
-"""What to run: protocols, cells of the grid, and how a grid expands to cells."""
+"""What to run: cells of the grid, and how a grid expands to cells."""
 
 from __future__ import annotations
 
@@ -7,119 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from harness.data.base import Dataset
 from harness.errors import UserError, closest
 from harness.method import Method, Refiner
+from harness.protocol import Names, Protocol, as_tuple
 from harness.registry import DATA_KINDS, Registry
 from harness.strict import Frozen, canonical, parse, read_yaml
 
-
-def _rule(*names: str, numeric: Mapping[str, tuple[float, float]]) -> AfterValidator:
-    """Return a check of a string: one of `names`, or `key:number` with the number in a range."""
-    forms = [*names, *(f"{key}:{low:g}..{high:g}" for key, (low, high) in numeric.items())]
-
-    def check(rule: str) -> str:
-        key, _, number = rule.partition(":")
-        if rule in names:
-            return rule
-        try:
-            low, high = numeric[key]
-            if low <= float(number) <= high:
-                return f"{key}:{float(number):g}"
-        except (KeyError, ValueError):
-            pass
-        raise ValueError(f"expected {' or '.join(forms)}")
-
-    return AfterValidator(check)
-
-
-def _as_tuple(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(","))
-    return (value,) if isinstance(value, int | float) else value
-
-
-Gating = Annotated[str, _rule("gt", "none", numeric={"predicted": (0, 1)})]
-Background = Annotated[str, _rule("model", numeric={"fixed": (0, 1), "power": (0, 100)})]
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-Seeds = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
-
-
-class ClassGating(Frozen):
-    """Which classes may appear in a picture's mask, on training splits and on held-out ones.
-
-    `gt`: those of its image labels; `predicted:p`: those that the method predicts with at least probability p; `none`:
-    all.
-    """
-
-    training: Gating = "gt"
-    held_out: Gating = "predicted:0.5"
-
-
-class Protocol(Frozen):
-    """Everything beside the method that moves a score.
-
-    Attributes
-    ----------
-    name, summary : str
-    label_source : {"masks", "xml", "file"}
-        Where image-level labels come from.
-    background_label : {"always", "masks"}
-        Whether every picture counts as showing background, or only those whose mask has some.
-    classes : tuple of str
-        A subset of the dataset's classes, without the background; empty means all. Pixels of others are ignored.
-    fit_split : str or None
-        None takes the dataset's own.
-    eval_splits : tuple of str
-        Empty takes the dataset's own.
-    class_gating : ClassGating
-    normalisation : {"none", "max", "minmax", "vitpcm"}
-        How each class's activation map comes to [0, 1]: divided by its maximum, or stretched from its minimum too.
-        Probabilities are left alone, except under `vitpcm`, which stretches them and makes them sum to one again.
-    background : str
-        For methods without a background of their own: `fixed:x`, or `power:a` for (1 - max)^a. `model` admits only
-        methods that have one.
-    size : int or None
-        Side in pixels at which pictures are scored; None takes the method's own.
-    scales : tuple of float
-        Of that size; maps are averaged before anything else is done to them.
-    flip : bool
-        Whether to average over the mirrored picture too.
-    align_corners : bool
-        Whether resizing score maps to picture size maps corner pixels onto corner pixels.
-    refine : str
-        `none`, or a refiner, as `crf:vitpcm`.
-    checkpoint : {"last"}
-        Which epoch's weights are scored.
-    precision : {"fp32", "bf16"}
-    """
-
-    name: str
-    summary: str = ""
-    label_source: Literal["masks", "xml", "file"] = "masks"
-    background_label: Literal["always", "masks"] = "always"
-    classes: Names = ()
-    fit_split: str | None = None
-    eval_splits: Names = ()
-    class_gating: ClassGating = ClassGating()
-    normalisation: Literal["none", "max", "minmax", "vitpcm"] = "max"
-    background: Background = "fixed:0.4"
-    size: int | None = Field(None, ge=16)
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    align_corners: bool = False
-    refine: str = "none"
-    checkpoint: Literal["last"] = "last"
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-    def gating(self, split: str, training_splits: Sequence[str]) -> str:
-        """Return the gating rule of a split."""
-        return self.class_gating.training if split in training_splits else self.class_gating.held_out
+Seeds = Annotated[tuple[int, ...], BeforeValidator(as_tuple)]
 
 
 class RunSpec(Frozen):
@@ -178,12 +78,15 @@ class Cell:
         Where each setting that is not the method's own default came from.
     skip : str
         Why it makes no sense; empty when it does.
+    folder : Path or None
+        Where the masks or scores of an external method are.
     """
 
     spec: RunSpec
     weights: str
     origins: dict[str, str]
     skip: str = ""
+    folder: Path | None = None
 
 
 def experiment(registry: Registry, name: str) -> Experiment:
@@ -257,6 +160,10 @@ def _cell(
     dataset_class: type[Dataset] = registry.load("dataset", dataset)
     refiner_config(registry, protocol)
     params, origins = _settings(method_class, dataset_class, grid.set)
+    folder = None
+    if method_class.external:
+        folder = Path(params["folder"]).absolute()
+        params["folder"] = folder.name  # the content is in the keys; where it lies is nobody's business
     origins |= {key: "--set" for key in grid.set if key.startswith("protocol.")}
     weights = grid.weights or dataset_class.weights
     if not grid.weights:
@@ -273,7 +180,7 @@ def _cell(
         seed=seed,
         limit=grid.limit,
     )
-    return Cell(spec, weights, origins, _why_not(method_class, spec, registry))
+    return Cell(spec, weights, origins, _why_not(method_class(method_class.Params(**params)), spec, registry), folder)
 
 
 def _settings(
@@ -296,7 +203,7 @@ def _settings(
     return params.model_dump(mode="json"), origins
 
 
-def _why_not(method: type[Method], spec: RunSpec, registry: Registry) -> str:
+def _why_not(method: Method, spec: RunSpec, registry: Registry) -> str:
     if method.families:
         from harness.backbones import family
 
@@ -306,16 +213,6 @@ def _why_not(method: type[Method], spec: RunSpec, registry: Registry) -> str:
     if spec.protocol.background == "model" and not method.background:
         return f"the protocol wants a background from the model, {method.name} has none"
     return method.skip(spec) or ""
-
-
-def effective_gating(method: type[Method], rule: str) -> str:
-    """Return what a gating rule comes to for a method that may not predict presence."""
-    return "none" if rule.startswith("predicted") and not method.predicts_presence else rule
-
-
-def effective_background(method: type[Method], protocol: Protocol) -> str:
-    """Return the background rule for a method: its own channel where it has one."""
-    return "model" if method.background else protocol.background
 
 
 def refiner_config(registry: Registry, protocol: Protocol) -> dict[str, Any] | None:

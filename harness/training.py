@@ -30,9 +30,9 @@ def derive(seed: int, *names: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-def squash(image: np.ndarray, size: int) -> Tensor:
-    """Return (3, size, size) float in [0, 1] of an (H, W, 3) uint8 picture; bilinear with antialiasing, aspect lost."""
-    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
+def squash(image: np.ndarray, sides: tuple[int, int]) -> Tensor:
+    """Return (3, *sides) float in [0, 1] of an (H, W, 3) uint8 picture; bilinear with antialiasing, aspect lost."""
+    resized = Image.fromarray(image).resize(sides[::-1], Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float().div_(255)
 
 
@@ -78,7 +78,7 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return squash(open_rgb(self.paths[index]), self.size), index
+        return squash(open_rgb(self.paths[index]), (self.size, self.size)), index
 
 
 @dataclass

@@ -57,6 +57,7 @@ def run_node(node: Node, locations: Locations, device: str, threads: int) -> Out
         For the model on a CPU, or for loading pictures beside a GPU.
     """
     store = Store(Path(locations.store))
+    os.environ.pop("WSSS_HARNESS_ROOT", None)  # a stage learns of a dataset's folder from `locations` or not at all
     work = store.work(node.key)
     work.mkdir(parents=True, exist_ok=True)
     log = work / "log.txt"

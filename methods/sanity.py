@@ -18,7 +18,7 @@ class _Untrained(Method):
     families = ()
     output = "probability"
     background = True
-    supervision: ClassVar[tuple[str, ...]] = ()
+    supervision: tuple[str, ...] = ()
     Params: ClassVar[type[Params]] = Params
 
     def build(self, backbone: Any, num_classes: int) -> nn.Module:

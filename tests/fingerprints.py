@@ -18,7 +18,8 @@ ACCEPTED = Path(__file__).with_suffix(".json")
 SOURCES = {
     "labels": ["stages/labels.py", "data/index.py", "data/voc.py", "data/base.py"],
     "fit": ["stages/fit.py", "training.py", "backbones.py", "data/base.py"],
-    "score": ["stages/score.py", "stages/fit.py", "training.py", "backbones.py", "data/base.py"],
+    "score": ["stages/score.py", "stages/fit.py", "training.py", "backbones.py", "external.py", "data/base.py"],
+    "curve": ["stages/curve.py", "pseudomask.py", "metrics.py", "data/base.py"],
     "mask": ["stages/mask.py", "pseudomask.py", "crf.py", "data/base.py"],
     "evaluate": ["stages/evaluate.py", "metrics.py", "data/base.py"],
 }

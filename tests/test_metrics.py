@@ -1,9 +1,22 @@
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from mmseg.evaluation import IoUMetric
+from sklearn.metrics import confusion_matrix, jaccard_score, precision_score, recall_score
 
-from harness.metrics import confusion, finalise
+from harness.data.base import open_mask
+from harness.metrics import DEFINITIONS, Confusions, confusion, finalise, iou, mean_iou
+
+
+def scores_of(*matrices: np.ndarray, definition: str = "pooled") -> dict[str, Any]:
+    return finalise(Confusions.gather(matrices, len(matrices[0])), definition)
+
 
 TRUTH = np.array([[0, 0, 1], [1, 2, 255]], np.uint8)
 PREDICTION = np.array([[0, 1, 1], [1, 0, 2]], np.uint8)
@@ -14,7 +27,7 @@ def test_confusion_by_hand() -> None:
 
 
 def test_scores_by_hand() -> None:
-    scores = finalise(confusion(TRUTH, PREDICTION, [0, 1, 2]))
+    scores = scores_of(confusion(TRUTH, PREDICTION, [0, 1, 2]))
     assert scores["iou"] == [pytest.approx(1 / 3), pytest.approx(2 / 3), 0.0]
     assert scores["miou"] == pytest.approx(1 / 3)
     assert scores["pixacc"] == pytest.approx(3 / 5)
@@ -26,7 +39,7 @@ def test_scores_by_hand() -> None:
 def test_a_predicted_255_is_wrong_and_lowers_coverage() -> None:
     prediction = PREDICTION.copy()
     prediction[0, 0] = 255
-    scores = finalise(confusion(TRUTH, prediction, [0, 1, 2]))
+    scores = scores_of(confusion(TRUTH, prediction, [0, 1, 2]))
     assert scores["iou"][0] == 0.0
     assert scores["pixacc"] == pytest.approx(2 / 5)
     assert scores["coverage"] == pytest.approx(4 / 5)
@@ -39,19 +52,18 @@ def test_other_classes_are_left_out_where_true_and_wrong_where_predicted() -> No
 
 
 def test_a_class_in_neither_truth_nor_prediction_does_not_count() -> None:
-    scores = finalise(confusion(TRUTH, PREDICTION, [0, 1, 2, 3]))
+    scores = scores_of(confusion(TRUTH, PREDICTION, [0, 1, 2, 3]))
     assert scores["iou"][3] is None
     assert scores["miou"] == pytest.approx(1 / 3)
 
 
 def test_matrices_of_pictures_add_up_before_anything_is_divided() -> None:
     first, second = confusion(TRUTH, PREDICTION, [0, 1, 2]), confusion(PREDICTION, PREDICTION, [0, 1, 2])
-    assert finalise(np.stack([first, second])) == finalise(first + second)
+    assert scores_of(first, second) == scores_of(first + second)
 
 
 def test_counts_beyond_32_bits_stay_exact() -> None:
-    big = np.array([[[2**31 - 1, 0, 0], [0, 5, 0]]] * 4, np.int32)
-    assert finalise(big)["pixels"] == 4 * (2**31 + 4)
+    assert scores_of(*[np.array([[2**31 - 1, 0, 0], [0, 5, 0]])] * 4)["pixels"] == 4 * (2**31 + 4)
 
 
 def test_against_a_slow_loop_on_random_masks() -> None:
@@ -62,3 +74,112 @@ def test_against_a_slow_loop_on_random_masks() -> None:
         if t != 255:
             slow[t, 5 if p == 255 else p] += 1
     assert (confusion(truth, prediction, range(5)) == slow).all()
+
+
+def test_precision_recall_and_the_two_errors_by_hand() -> None:
+    scores = scores_of(confusion(TRUTH, PREDICTION, [0, 1, 2]))
+    assert scores["precision"] == [pytest.approx(1 / 2), pytest.approx(2 / 3), None]
+    assert scores["recall"] == [pytest.approx(1 / 2), 1.0, 0.0]
+    assert scores["fp"] == [pytest.approx(1 / 3), pytest.approx(1 / 3), 0.0]
+    assert scores["fn"] == [pytest.approx(1 / 3), 0.0, 1.0]
+    for parts in zip(scores["iou"], scores["fp"], scores["fn"], strict=True):
+        assert sum(parts) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("definition", "expected"),
+    [
+        ("pooled", (2 / 5 + 2 / 4 + 0 + 0 / 1) / 4),  # class 3 is predicted once and never true
+        ("present", (2 / 5 + 2 / 4 + 0) / 3),
+        ("zero", (2 / 5 + 2 / 4 + 0 + 0 + 0) / 5),  # class 4 is nowhere
+        ("per_image", ((1 / 3 + 2 / 3 + 0) / 3 + (1 / 2 + 0 + 0) / 3) / 2),
+        ("drop255", (2 / 5 + 2 / 3 + 0 + 0) / 4),
+    ],
+)
+def test_every_definition_of_miou_by_hand(definition: str, expected: float) -> None:
+    second_truth, second = np.array([[0, 0, 1]], np.uint8), np.array([[0, 3, 255]], np.uint8)
+    matrices = [confusion(TRUTH, PREDICTION, range(5)), confusion(second_truth, second, range(5))]
+    assert scores_of(*matrices, definition=definition)["miou"] == pytest.approx(expected)
+    assert definition in DEFINITIONS
+
+
+def _toy_pairs(toy: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """True masks, and as predictions those of the next picture, cut to size, with some pixels left out."""
+    truths = [open_mask(path) for path in sorted((toy / "SegmentationClass").glob("*.png"))[:12]]
+    moved = [
+        np.resize(np.roll(next_, 7), truth.shape) for truth, next_ in zip(truths, [*truths[1:], truths[0]], strict=True)
+    ]
+    return truths, moved
+
+
+def _random_pairs() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(1)
+    truths = [rng.choice([0, 1, 2, 3, 4, 255], (40, 30 + n)).astype(np.uint8) for n in range(5)]
+    return truths, [rng.integers(0, 5, truth.shape).astype(np.uint8) for truth in truths]
+
+
+@pytest.mark.parametrize("masks", ["random", "toy"])
+def test_equal_to_mmsegmentation_and_scikit_learn_to_the_last_digit(masks: str, toy: Path) -> None:
+    truths, predictions = _random_pairs() if masks == "random" else _toy_pairs(toy)
+    pairs = list(zip(truths, predictions, strict=True))
+    ours = scores_of(*(confusion(truth, np.where(p == 255, 0, p), range(5)) for truth, p in pairs))
+    flat = np.concatenate([truth.ravel() for truth in truths])
+    said = np.concatenate([np.where(p == 255, 0, p).ravel() for p in predictions])[flat != 255]
+    true = flat[flat != 255]
+    assert ours["iou"] == jaccard_score(true, said, labels=range(5), average=None).tolist()
+    assert ours["precision"] == precision_score(true, said, labels=range(5), average=None).tolist()
+    assert ours["recall"] == recall_score(true, said, labels=range(5), average=None).tolist()
+    table = confusion_matrix(true, said, labels=range(5))
+    assert ours["pixacc"] == np.trace(table) / table.sum()
+    areas = [
+        IoUMetric.intersect_and_union(torch.from_numpy(np.where(p == 255, 0, p)), torch.from_numpy(t.copy()), 5, 255)
+        for t, p in pairs
+    ]
+    intersect, union = (sum(area[n].double() for area in areas) for n in (0, 1))
+    assert ours["iou"] == (intersect / union).tolist()
+
+
+def test_sparse_matrices_keep_everything(tmp_path: Path) -> None:
+    truths, predictions = _random_pairs()
+    dense = [confusion(t, p, range(5)) for t, p in zip(truths, predictions, strict=True)]
+    first, second = Confusions.gather(dense[:3], 5), Confusions.gather(dense[3:], 5)
+    joined = Confusions.join([first, second])
+    joined.save(tmp_path / "all.npy")
+    loaded = Confusions.load(tmp_path / "all.npy")
+    assert loaded.pictures == 5
+    assert (loaded.total() == sum(dense)).all()
+    counts = loaded.counts()
+    for number, matrix in enumerate(dense):
+        assert (counts[number, :, 0] == np.diagonal(matrix)).all()
+        assert (counts[number, :, 1] == matrix.sum(1)).all()
+        assert (counts[number, :, 2] == matrix[:, :5].sum(0)).all()
+
+
+def test_pictures_without_a_counted_pixel_keep_their_place() -> None:
+    nothing = confusion(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8), [0, 1])
+    confusions = Confusions.gather([nothing, confusion(TRUTH, PREDICTION, [0, 1]), nothing], 2)
+    assert confusions.pictures == 3
+    assert np.isnan(mean_iou(confusions.counts())).tolist() == [True, False, True]
+
+
+def test_all_of_train_aug_is_small_and_quick(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures, per_picture = 10_582, 12
+    entries = np.column_stack([
+        np.repeat(np.arange(pictures), per_picture), rng.integers(0, 21, (pictures * per_picture, 2)),
+        rng.integers(1, 50_000, pictures * per_picture),
+    ]).astype(np.int32)  # fmt: skip
+    Confusions(entries, pictures, 21).save(tmp_path / "confusion.npy")
+    assert (tmp_path / "confusion.npy").stat().st_size < 100e6
+    started = time.process_time()
+    loaded = Confusions.load(tmp_path / "confusion.npy")
+    between = time.process_time()
+    finalise(loaded)
+    assert between - started < 1
+    assert time.process_time() - between < 1
+
+
+def test_iou_takes_any_leading_shape() -> None:
+    counts = np.array([[[1, 2, 2], [0, 0, 0]], [[4, 4, 4], [0, 1, 0]]])
+    np.testing.assert_array_equal(iou(counts), [[1 / 3, np.nan], [1, 0]])
+    np.testing.assert_array_equal(mean_iou(counts), [1 / 3, 0.5])

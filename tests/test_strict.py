@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.spec import Experiment, Protocol
+from harness.protocol import Protocol
+from harness.spec import Experiment
 from harness.strict import canonical, digest, parse, read_yaml
 
 
@@ -24,7 +25,7 @@ def test_an_unknown_key_names_file_line_and_closest(tmp_path: Path) -> None:
 
 
 def test_a_wrong_type_names_key_and_value() -> None:
-    with pytest.raises(UserError, match=r"--set protocol: size: .*integer.*\(got 'big'\)"):
+    with pytest.raises(UserError, match=r"--set protocol: size: .*pixels from 16 up.*\(got 'big'\)"):
         parse(Protocol, {"name": "x", "size": "big"}, where="--set protocol")
 
 

@@ -142,7 +142,7 @@ def test_labels_follow_their_pictures(data: TrainingData) -> None:
 def test_squash_is_a_picture_in_unit_range() -> None:
     picture = np.zeros((4, 8, 3), np.uint8)
     picture[:, 4:, 0] = 255
-    squashed = squash(picture, 16)
+    squashed = squash(picture, (16, 16))
     assert squashed.shape == (3, 16, 16)
     assert squashed[0, :, 0].tolist() == [0.0] * 16
     assert squashed[0, :, -1].tolist() == [1.0] * 16

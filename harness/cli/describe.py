@@ -33,7 +33,7 @@ def command(
         fields = getattr(loaded, "Params", None)
         settings = {key: field.get_default() for key, field in fields.model_fields.items()} if fields else {}
     elif entry.kind == "protocol":
-        from harness.spec import Protocol
+        from harness.protocol import Protocol
         from harness.strict import parse
 
         facts["about"] = entry.summary

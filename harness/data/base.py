@@ -37,6 +37,8 @@ class Dataset:
         What a reader of a score must know about it; printed under every table.
     needs_root : bool
         Whether a folder must be given.
+    has_masks : bool
+        Whether there is ground truth to evaluate on.
     version : str
         Of what the dataset draws or downloads by itself.
     """
@@ -51,6 +53,7 @@ class Dataset:
     settings: ClassVar[dict[str, dict[str, Any]]] = {}
     note: ClassVar[str] = ""
     needs_root: ClassVar[bool] = True
+    has_masks: bool = True
     version: ClassVar[str] = "1"
 
     def __init__(self, root: Path) -> None:

@@ -57,10 +57,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class SplitIndex:
-    """A checked split: its pictures, in order."""
+    """A checked split: its pictures, in order, with or without their masks."""
 
     dataset: str
     split: str
+    masks: bool
     pictures: tuple[Picture, ...]
 
     @property
@@ -117,8 +118,8 @@ def index_split(
             progress(done, len(ids))
     memory.save()
     if problems:
-        raise UserError(_complain(f"{dataset.name}/{split}", problems, len(ids)))
-    return SplitIndex(dataset.name, split, tuple(pictures))
+        raise UserError(complain(f"{dataset.name}/{split}", problems, len(ids)))
+    return SplitIndex(dataset.name, split, masks, tuple(pictures))
 
 
 def _look(dataset: Dataset, image_id: str, label_source: str, masks: bool, memory: _Memory) -> Picture:
@@ -190,7 +191,8 @@ def _explain(error: Exception) -> str:
     return str(error)
 
 
-def _complain(where: str, problems: dict[str, str], total: int, shown: int = 5) -> str:
+def complain(where: str, problems: dict[str, str], total: int, shown: int = 20) -> str:
+    """Say what is wrong with which pictures."""
     named = "; ".join(f"{image_id}: {problem}" for image_id, problem in _first(problems.items(), shown))
     more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
     return f"{where}: {len(problems)} of {total} pictures cannot be used: {named}{more}"

@@ -23,7 +23,7 @@ from harness.store import Artefact, Store
 from harness.strict import digest
 
 # Bump a stage's version when its code comes to give other numbers; what was computed before is then computed again.
-VERSIONS = {"labels": 1, "fit": 1, "score": 1, "mask": 1, "evaluate": 1}
+VERSIONS = {"labels": 1, "fit": 1, "score": 1, "curve": 1, "mask": 1, "evaluate": 2}
 SHARD = 256  # pictures per shard
 
 
@@ -61,16 +61,20 @@ class Locations:
     ----------
     store : str
     roots : dict
-        Dataset folders by dataset name.
+        Folders by name, of datasets and of scores that were brought along; empty for a stage that must not reach
+        ground truth.
     weights : dict
         Weight files by sha256.
     plugins : tuple of str
+    pictures : tuple of str
+        The pictures of the stage's split, in order.
     """
 
     store: str
     roots: dict[str, str]
     weights: dict[str, str] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass
@@ -115,8 +119,13 @@ class Task:
         """Return the artefact of a parent."""
         return Store(Path(self.locations.store)).need(stage, self.node.parents[stage])
 
+    @cached_property
+    def pictures(self) -> list[Path]:
+        """The pictures of the split, in the order of its labels."""
+        return [Path(path) for path in self.locations.pictures]
+
     def dataset(self) -> Dataset:
-        """Return the dataset."""
+        """Return the dataset, ground truth and all; only for stages that may see it."""
         name = self.config["dataset"]
         return self.registry.load("dataset", name)(Path(self.locations.roots[name]))
 

@@ -36,11 +36,10 @@ def run(task: Task) -> None:
     config = task.config
     method = task.method()
     split = task.parent("labels").json("labels.json")
-    dataset = task.dataset()
     data = TrainingData(
         split["ids"],
         torch.tensor(split["labels"], dtype=torch.float32),
-        [dataset.image_path(image_id) for image_id in split["ids"]],
+        task.pictures,
         task.workers,
     )
     path = task.locations.weights.get(config["weights"])

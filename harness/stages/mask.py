@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from torch import Tensor
 
-from harness.data.base import open_rgb, save_mask
+from harness.data.base import IGNORE, open_rgb, save_mask
 from harness.method import Refiner
 from harness.pseudomask import Rules, open_classes, probabilities
 from harness.stages import Task
@@ -16,25 +18,29 @@ def run(task: Task) -> None:
     """Write an indexed PNG per picture, at its own size, in the dataset's class indices."""
     config = task.config
     rules = Rules(**config["rules"])
+    if "curve" in task.node.parents:
+        rules = replace(rules, background=f"fixed:{task.parent('curve').json('curve.json')['threshold']}")
     scores = task.parent("score")
     output = scores.json("scores.json")["output"]
     split = task.parent("labels").json("labels.json")
     row = {image_id: number for number, image_id in enumerate(split["ids"])}
     labels = np.array(split["labels"])
-    class_ids = np.array(config["class_ids"])
+    class_of = np.full(256, IGNORE, np.uint8)  # what a position stands for; what stands for none stays unlabelled
+    class_of[: len(config["class_ids"])] = config["class_ids"]
     refiner = _refiner(task)
-    dataset = task.dataset()
     shard = list(read_scores(scores, config["shard"]))
     for done, (image_id, maps, presence) in enumerate(shard, 1):
         classes = open_classes(rules, labels[row[image_id]], presence)
         height, width = split["sizes"][row[image_id]]
+        task.progress(done, len(shard))
+        if output == "labels" and refiner is None:
+            save_mask(task.out / f"{image_id}.png", class_of[maps[0]])
+            continue
         scored = probabilities(maps, classes, (height, width), rules, output)
         best = scored.argmax(0).numpy()
         if refiner is not None:
-            best = refine(refiner, open_rgb(dataset.image_path(image_id)), scored).argmax(0)
-        chosen = class_ids[np.concatenate([[0], classes])][best]
-        save_mask(task.out / f"{image_id}.png", chosen.astype(np.uint8))
-        task.progress(done, len(shard))
+            best = refine(refiner, open_rgb(task.pictures[row[image_id]]), scored).argmax(0)
+        save_mask(task.out / f"{image_id}.png", class_of[np.array([0, *classes])[best]])
 
 
 def refine(refiner: Refiner, image: np.ndarray, scored: Tensor) -> np.ndarray:

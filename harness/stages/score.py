@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,13 +13,17 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.data.base import Dataset, open_mask, open_rgb
+from harness.data.base import IGNORE, open_mask, open_rgb
+from harness.external import find, read_maps
 from harness.method import Method
 from harness.stages import SHARD, Task
 from harness.stages.fit import load_model
 from harness.store import Artefact
 from harness.training import derive, squash
 
+NATIVE = "native"  # the picture's own size
+PATCH = 16  # a native size is rounded to whole ones
+Scored = tuple[str, np.ndarray, np.ndarray | None]  # id, score map, presence
 _PIXELS = 1 << 21  # in a batch
 
 
@@ -27,7 +32,7 @@ def shard_name(shard: int) -> str:
     return f"scores-{shard:04d}.safetensors"
 
 
-def read_scores(scores: Artefact, shard: int) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+def read_scores(scores: Artefact, shard: int) -> Iterator[Scored]:
     """Yield id, (C, h, w) score map and (num_classes - 1,) presence of each picture of a shard, in order."""
     tensors = load_file(scores.file(shard_name(shard)))
     for name, value in tensors.items():
@@ -38,52 +43,83 @@ def read_scores(scores: Artefact, shard: int) -> Iterator[tuple[str, np.ndarray,
 
 def run(task: Task) -> None:
     """Write one safetensors file per shard; finished shards survive a crash."""
+    if "external" in task.config:
+        _copy(task)
+        return
     method = task.method()
     split = task.parent("labels").json("labels.json")
     ids, labels = split["ids"], torch.tensor(split["labels"], dtype=torch.float32)
-    dataset = task.dataset()
     fitted = task.parent("fit")
     model = load_model(method, fitted).to(task.device)
+
+    def score(chunk: slice) -> Iterator[Scored]:
+        torch.manual_seed(derive(fitted.manifest["config"]["seed"], "score", chunk.start))
+        return _score(task, method, model, ids[chunk], task.pictures[chunk], labels[chunk])
+
+    write_scores(task, len(ids), score)
+    (task.out / "scores.json").write_text(json.dumps({"output": method.output, "background": method.background}))
+
+
+def _copy(task: Task) -> None:
+    """Write the score maps of a split from a folder."""
+    config = task.config
+    method = task.method()
+    kind, folder = method.params.kind, Path(task.locations.roots[config["external"]])
+    ids = task.parent("labels").json("labels.json")["ids"]
+    position = np.full(256, IGNORE, np.uint8)  # of a class among those that count
+    position[config["class_ids"]] = np.arange(len(config["class_ids"]))
+
+    def read(chunk: slice) -> Iterator[Scored]:
+        for image_id in ids[chunk]:
+            path = find(folder, kind, image_id)
+            if kind == "masks":
+                yield image_id, position[open_mask(path)][None], None
+            else:
+                yield image_id, read_maps(path, len(config["class_ids"]), method.background, method.output), None
+
+    write_scores(task, len(ids), read)
+    (task.out / "scores.json").write_text(json.dumps({"output": method.output, "background": method.background}))
+
+
+def write_scores(task: Task, count: int, score: Callable[[slice], Iterator[Scored]]) -> None:
+    """Write one safetensors file per shard of `count` pictures, each as `score` gives it."""
     kept = task.work / "shards"
     kept.mkdir(exist_ok=True)
-    for start in range(0, len(ids), SHARD):
+    for start in range(0, count, SHARD):
         place = kept / shard_name(start // SHARD)
         if not place.exists():
-            torch.manual_seed(derive(fitted.manifest["config"]["seed"], "score", start))
             tensors = {}
-            chunk = slice(start, start + SHARD)
-            for image_id, maps, presence in _score(task, method, model, dataset, ids[chunk], labels[chunk]):
+            for done, (image_id, maps, presence) in enumerate(score(slice(start, start + SHARD)), start + 1):
                 tensors[f"map:{image_id}"] = maps
                 if presence is not None:
                     tensors[f"presence:{image_id}"] = presence
-                task.progress(start + sum(name.startswith("map:") for name in tensors), len(ids))
+                task.progress(done, count)
             draft = place.with_suffix(".draft")
             save_file(tensors, draft)
             draft.rename(place)
     for place in sorted(kept.glob("*.safetensors")):
         (task.out / place.name).hardlink_to(place)
-    (task.out / "scores.json").write_text(json.dumps({"output": method.output, "background": method.background}))
 
 
 def _score(
-    task: Task, method: Method, model: nn.Module, dataset: Dataset, ids: list[str], labels: Tensor
-) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+    task: Task, method: Method, model: nn.Module, ids: list[str], paths: list[Path], labels: Tensor
+) -> Iterator[Scored]:
     config = task.config
-    batch_size = max(1, _PIXELS // config["size"] ** 2)
-    oracle = "masks" in method.supervision
+    size = config["size"]
+    batch_size = 1 if size == NATIVE else max(1, _PIXELS // size**2)
+    dataset = task.dataset() if config["oracle"] else None
     with ThreadPoolExecutor(max(1, task.workers)) as pool:
-        pictures = pool.map(lambda image_id: open_rgb(dataset.image_path(image_id)), ids)
+        pictures = pool.map(open_rgb, paths)
         for start in range(0, len(ids), batch_size):
             batch_ids = ids[start : start + batch_size]
             images = [next(pictures) for _ in batch_ids]
             given = labels[start : start + batch_size].to(task.device) if config["labels_given"] else None
-            if oracle:
-                given = _one_hot(
-                    [open_mask(dataset.mask_path(i)) for i in batch_ids], config["class_ids"], config["size"]
-                )
+            if dataset is not None:
+                truths = [open_mask(dataset.mask_path(i)) for i in batch_ids]
+                given = _one_hot(truths, config["class_ids"], _sides(images[0], size, 1.0))
             with torch.set_grad_enabled(method.needs_grad), task.autocast(config["precision"]):
                 maps, presence = merged_scores(
-                    method, model, images, given, config["size"], config["scales"], config["flip"], task.device
+                    method, model, images, given, size, config["scales"], config["flip"], task.device
                 )
             for image_id, index in zip(batch_ids, range(len(batch_ids)), strict=True):
                 yield image_id, _half(maps[index]), None if presence is None else _half(presence[index])
@@ -94,36 +130,52 @@ def merged_scores(
     model: nn.Module,
     images: Sequence[np.ndarray],
     labels: Tensor | None,
-    size: int,
+    size: int | str,
     scales: Sequence[float],
-    flip: bool,
+    flip: str,
     device: str,
 ) -> tuple[Tensor, Tensor | None]:
-    """Score pictures at every scale, mirrored or not, and average on raw scores at the grid of the first scale."""
+    """Score pictures at every scale and average raw scores at the grid of the first scale.
+
+    With `flip` "mean" or "max" a scale's maps are merged so with those of the mirrored pictures.
+    """
     total: Tensor | None = None
     presences = []
-    views = [(scale, mirror) for scale in scales for mirror in ([False, True] if flip else [False])]
-    for scale, mirror in views:
-        view = torch.stack([squash(image, round(size * scale)) for image in images]).to(device)
-        view = view.flip(-1) if mirror else view
+
+    def score(view: Tensor) -> Tensor:
         scored = method.score(model, view, labels)
         maps, presence = scored if isinstance(scored, tuple) else (scored, None)
-        maps = maps.float().flip(-1) if mirror else maps.float()
+        if presence is not None:
+            presences.append(presence.float())
+        return maps.float()
+
+    for scale in scales:
+        view = torch.stack([squash(image, _sides(image, size, scale)) for image in images]).to(device)
+        maps = score(view)
+        if flip != "none":
+            mirrored = score(view.flip(-1)).flip(-1)
+            maps = torch.maximum(maps, mirrored) if flip == "max" else (maps + mirrored) / 2
         if total is None:
             total = torch.zeros_like(maps)
         if maps.shape[-2:] != total.shape[-2:]:
             maps = functional.interpolate(maps, total.shape[-2:], mode="bilinear", align_corners=False)
         total += maps
-        if presence is not None:
-            presences.append(presence.float())
     assert total is not None
-    return total / len(views), torch.stack(presences).mean(0) if presences else None
+    return total / len(scales), torch.stack(presences).mean(0) if presences else None
 
 
-def _one_hot(masks: list[np.ndarray], class_ids: list[int], size: int) -> Tensor:
-    """Return (B, K, size, size) ground truth, each picture squashed."""
+def _sides(image: np.ndarray, size: int | str, scale: float) -> tuple[int, int]:
+    """Return height and width at which a picture is scored: its own in whole patches, or a square."""
+    if size == NATIVE:
+        height, width = (max(1, round(side * scale / PATCH)) * PATCH for side in image.shape[:2])
+        return height, width
+    return (round(int(size) * scale),) * 2
+
+
+def _one_hot(masks: list[np.ndarray], class_ids: list[int], sides: tuple[int, int]) -> Tensor:
+    """Return (B, K, height, width) ground truth, each picture squashed."""
     maps = [torch.from_numpy(np.stack([mask == class_id for class_id in class_ids])).float() for mask in masks]
-    resized = [functional.interpolate(m[None], (size, size), mode="bilinear", align_corners=False) for m in maps]
+    resized = [functional.interpolate(m[None], sides, mode="bilinear", align_corners=False) for m in maps]
     return torch.cat(resized)
 
 

@@ -119,7 +119,7 @@ def test_dry_run_shows_cells_stages_and_settings_and_writes_nothing(harness: Run
     assert rows[0]["settings"]["epochs"] == [2, "--set"]
     assert not (tmp_path / "results").exists()
     shared = set(rows[0]["to_run"]) & set(rows[1]["to_run"])
-    assert {name.split()[0] for name in shared} == {"labels", "fit", "score"}
+    assert {name.split()[0] for name in shared} == {"labels", "fit", "score", "curve"}
 
 
 def test_a_whole_run_then_nothing_twice(harness: Run, tmp_path: Path) -> None:

@@ -1,0 +1,136 @@
+"""Masks or scores that somebody else made: checked strictly, each of them, before anything is computed on them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from harness.data.base import IGNORE, open_mask
+from harness.data.index import Picture, SplitIndex, complain
+from harness.errors import UserError
+from harness.strict import digest
+
+if TYPE_CHECKING:
+    from harness.method import Method
+
+SUFFIXES = {"masks": (".png",), "scores": (".npy", ".npz")}
+_LARGEST = np.finfo(np.float16).max
+
+
+def check_folder(folder: Path, method: Method, channels: int, classes: int, indices: list[SplitIndex]) -> str:
+    """Check that a folder holds what an external method promises, for every picture of some splits and for no other.
+
+    Parameters
+    ----------
+    folder : Path
+    method : Method
+        An external one.
+    channels : int
+        How many classes count, background included.
+    classes : int
+        How many the dataset has.
+    indices : list of SplitIndex
+
+    Returns
+    -------
+    str
+        A key of its content.
+
+    Raises
+    ------
+    UserError
+        If the folder is missing, or with every file that cannot be used, by id and with the reason.
+    """
+    kind = method.params.kind
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: it should hold the {kind}, one file per picture, named by its id")
+    pictures = {picture.id: picture for index in indices for picture in index.pictures}
+    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES[kind]}
+    problems = dict.fromkeys(found.keys() - pictures.keys(), "is no picture of this split")
+
+    def look(picture: Picture) -> str:
+        """Return a hash of a picture's file, after checking it."""
+        if picture.id not in found:
+            raise ValueError(f"is missing (expected {picture.id}{' or '.join(SUFFIXES[kind])})")
+        path = found[picture.id]
+        if kind == "masks":
+            _check_mask(open_mask(path), picture, classes - 1)
+        else:
+            read_maps(path, channels, method.background, method.output)
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:20]
+
+    def try_to(picture: Picture) -> tuple[str, str]:
+        try:
+            return look(picture), ""
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return "", str(error).partition("\n")[0]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(try_to, pictures.values()))
+    problems |= {name: why for name, (_, why) in zip(pictures, results, strict=True) if why}
+    if problems:
+        raise UserError(complain(f"{kind} in {folder.name}", dict(sorted(problems.items())), len(pictures)))
+    return digest([[name, content] for name, (content, _) in zip(pictures, results, strict=True)])
+
+
+def find(folder: Path, kind: str, image_id: str) -> Path:
+    """Return the file of a picture; `check_folder` has seen that it is there."""
+    return next(path for suffix in SUFFIXES[kind] if (path := folder / f"{image_id}{suffix}").exists())
+
+
+def _check_mask(mask: np.ndarray, picture: Picture, largest: int) -> None:
+    if mask.shape != (picture.height, picture.width):
+        sizes = (*mask.shape, picture.height, picture.width)
+        raise ValueError("mask is {}x{}, picture {}x{} (height x width)".format(*sizes))
+    undefined = [value for value in np.unique(mask) if value != IGNORE and value > largest]
+    if undefined:
+        raise ValueError(f"holds undefined index {undefined[0]} (classes are 0..{largest}, 255)")
+
+
+def read_maps(path: Path, classes: int, background: bool, output: str) -> np.ndarray:
+    """Read the (C, h, w) scores of a picture: a .npy array, or a .npz with `scores` and, of some channels, `classes`.
+
+    Returns
+    -------
+    ndarray
+        (C, h, w) float16, C as a method of this background would give; classes that the file leaves out are 0.
+
+    Raises
+    ------
+    ValueError
+        If it is pickled, or its shape or values are not those of scores.
+    """
+    channels = classes if background else classes - 1
+    loaded: Any = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        scores, chosen = loaded, None
+    else:
+        if "scores" not in loaded:
+            raise ValueError(f"holds {', '.join(loaded)}, expected an array called scores")
+        scores, chosen = loaded["scores"], loaded.get("classes")
+    if scores.ndim != 3 or not np.issubdtype(scores.dtype, np.number):
+        raise ValueError(f"is {scores.dtype} of shape {scores.shape}, expected numbers of shape (classes, h, w)")
+    if not np.isfinite(scores).all():
+        raise ValueError("holds NaN or infinity")
+    if scores.size and (scores.min() < 0 or scores.max() > (1 if output == "probability" else _LARGEST)):
+        raise ValueError(
+            f"ranges from {scores.min():g} to {scores.max():g}, expected "
+            + ("probabilities in 0..1" if output == "probability" else "non-negative activations")
+        )
+    if chosen is not None:
+        if len(chosen) != len(scores) or not all(0 <= number < channels for number in chosen.tolist()):
+            raise ValueError(f"its classes {chosen.tolist()} do not name {len(scores)} of 0..{channels - 1}")
+        full = np.zeros((channels, *scores.shape[1:]), np.float16)
+        full[chosen] = scores
+        return full
+    if len(scores) != channels:
+        raise ValueError(
+            f"has {len(scores)} channels, expected {channels} ({'with' if background else 'without'} background)"
+        )
+    return scores.astype(np.float16)

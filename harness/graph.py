@@ -1,0 +1,178 @@
+"""The stages of one cell: which there are, what each is told, and who reads whom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.data.index import SplitIndex
+from harness.method import Method
+from harness.protocol import effective_background, effective_gating, ground_truth
+from harness.spec import Cell, refiner_config
+from harness.stages import SHARD, Node
+
+if TYPE_CHECKING:
+    from harness.plan import Plan, Planner
+
+
+class CellGraph:
+    """Adds the stages of a cell to a plan, each when it is asked for.
+
+    Parameters
+    ----------
+    planner : Planner
+    plan : Plan
+    cell : Cell
+
+    Attributes
+    ----------
+    keys : list of str
+        Keys of the stages, parents first, with repeats.
+    """
+
+    def __init__(self, planner: Planner, plan: Plan, cell: Cell) -> None:
+        self.planner, self.plan, self.cell = planner, plan, cell
+        self.spec, self.protocol = cell.spec, cell.spec.protocol
+        method_class: type[Method] = planner.registry.load("method", self.spec.method)
+        self.method = method_class(method_class.Params.model_validate(self.spec.params))
+        self.dataset = planner.dataset(self.spec.dataset)
+        self.class_ids = self.dataset.class_ids(self.protocol.classes)
+        self.timm, self.weights = planner.backbone(self.method, self.spec.backbone, cell.weights)
+        self.version = planner.registry.source_version("method", self.spec.method)
+        self.background = effective_background(self.method, self.protocol)
+        self.refiner = refiner_config(planner.registry, self.protocol)
+        self.title = f"{self.spec.method} {self.spec.backbone} s{self.spec.seed}".replace(" none", "")
+        self.keys: list[str] = []
+
+    def artefacts(self) -> dict[str, Any]:
+        """Add all stages; return their keys by place."""
+        splits = {}
+        for split in self.protocol.eval_splits:
+            place: dict[str, Any] = {"labels": self.labels(split).key, "score": self.score(split).key}
+            masks = [self.mask(split, shard) for shard in range(self._shards(split))]
+            place["mask"] = [mask.key for mask in masks]
+            if self.dataset.has_masks:
+                place["evaluate"] = [self.evaluate(split, mask).key for mask in masks]
+                if self.method.output != "labels":
+                    place["curve"] = self.curve(split).key
+            splits[split] = place
+        return {"fit": None if self.method.external else self.fit().key, "splits": splits}
+
+    def about(self) -> dict[str, Any]:
+        """Return what the record says beside the spec."""
+        splits = self.protocol.eval_splits
+        gating = {split: self.gating(split) for split in splits}
+        weights = self.weights
+        nodes = [self.plan.nodes[key] for key in self.keys]
+        return {
+            "timm": self.timm,
+            "weights": {
+                "source": weights.source,
+                "sha256": weights.sha256,
+                "file": weights.path.name if weights.path else "",
+            },
+            "method_version": self.version,
+            "supervision": list(self.method.supervision),
+            "applied": {"background": self.background, "gating": gating},
+            "ground_truth": ground_truth(self.method, self.protocol, self.dataset.training_splits, gating),
+            "classes": [self.dataset.classes[class_id] for class_id in self.class_ids],
+            "data": {node.config["split"]: node.config["content"] for node in nodes if node.stage == "labels"},
+            "pictures": {split: len(self.index(split).ids) for split in splits},
+        }
+
+    def gating(self, split: str) -> str:
+        """Return the gating rule that comes to be applied to a split."""
+        return effective_gating(self.method, self.protocol.gating(split, self.dataset.training_splits))
+
+    def index(self, split: str, masks: bool = True) -> SplitIndex:
+        """Return a checked split; `masks` where its pixels are needed later."""
+        masks = self.dataset.has_masks and (masks or self.protocol.label_source == "masks")
+        return self.planner.split(self.dataset, split, self.protocol.label_source, masks, self.spec.limit)
+
+    def labels(self, split: str, masks: bool = True) -> Node:
+        """Add the image labels of a split."""
+        index = self.index(split, masks)
+        config = {
+            "dataset": self.spec.dataset, "split": split, "limit": self.spec.limit, "masks": index.masks,
+            "class_ids": self.class_ids, "label_source": self.protocol.label_source,
+            "background_label": self.protocol.background_label, "content": index.digest,
+        }  # fmt: skip
+        node = self._add("labels", config, [], f"{self.spec.dataset}/{split}")
+        paths = (self.dataset.image_path(image_id) for image_id in index.ids)
+        self.plan.pictures[node.key] = tuple(str(path.absolute()) for path in paths)
+        return node
+
+    def fit(self) -> Node:
+        """Add the training."""
+        assert self.protocol.fit_split
+        config = self._model() | {
+            "params": _fit_params(self.method, self.spec.params), "timm": self.timm,
+            "weights": self.weights.sha256 or self.weights.source, "num_classes": len(self.class_ids),
+            "seed": self.spec.seed,
+        }  # fmt: skip
+        return self._add("fit", config, [self.labels(self.protocol.fit_split, masks=False)], self.title)
+
+    def score(self, split: str) -> Node:
+        """Add the score maps of a split, from the trained model or from a folder."""
+        given, protocol = self.labels(split), self.protocol
+        if self.method.external:
+            indices = [self.index(name) for name in protocol.eval_splits]
+            content = self.planner.brought(self.cell, self.method, self.class_ids, indices)
+            config = {"method": self.spec.method, "params": self.spec.params, "external": content}
+            return self._add("score", config | {"class_ids": self.class_ids}, [given], f"{self.title} {split}")
+        config = self._model() | {
+            "params": self.spec.params, "size": protocol.size or self.spec.params["inference_size"],
+            "scales": list(protocol.scales), "flip": protocol.flip, "class_ids": self.class_ids,
+            "labels_given": self.method.conditions_on_labels and self.gating(split) == "gt",
+            "oracle": "masks" in self.method.supervision,
+        }  # fmt: skip
+        return self._add("score", config, [self.fit(), given], f"{self.title} {split}")
+
+    def curve(self, split: str) -> Node:
+        """Add what the score maps of a split are worth over all thresholds."""
+        background = "model" if self.background == "model" else "fixed:0"
+        config = {
+            "dataset": self.spec.dataset, "class_ids": self.class_ids,
+            "rules": self._rules(split) | {"background": background},
+        }  # fmt: skip
+        return self._add("curve", config, [self.score(split), self.labels(split)], f"{self.title} {split}")
+
+    def mask(self, split: str, shard: int) -> Node:
+        """Add the pseudo-masks of a shard."""
+        config = {"class_ids": self.class_ids, "shard": shard, "rules": self._rules(split), "refine": self.refiner}
+        parents = [self.score(split), self.labels(split)]
+        kind, _, swept = self.background.partition(":")
+        if kind == "swept_on":
+            parents.append(self.curve(swept))
+        number = f" {shard + 1}/{self._shards(split)}" if self._shards(split) > 1 else ""
+        return self._add("mask", config, parents, f"{self.title} {split} {self.protocol.refine}{number}")
+
+    def evaluate(self, split: str, mask: Node) -> Node:
+        """Add the confusion matrices of a shard."""
+        config = {"dataset": self.spec.dataset, "class_ids": self.class_ids, "shard": mask.config["shard"]}
+        return self._add("evaluate", config, [mask, self.labels(split)], mask.label)
+
+    def _add(self, stage: str, config: dict[str, Any], parents: list[Node], label: str) -> Node:
+        node = Node(stage, config, {parent.stage: parent.key for parent in parents}, label)
+        self.keys.append(node.key)
+        return self.plan.nodes.setdefault(node.key, node)
+
+    def _shards(self, split: str) -> int:
+        return -(-len(self.index(split).ids) // SHARD)
+
+    def _model(self) -> dict[str, Any]:
+        return {
+            "dataset": self.spec.dataset, "method": self.spec.method, "version": self.version,
+            "precision": self.protocol.precision,
+        }  # fmt: skip
+
+    def _rules(self, split: str) -> dict[str, Any]:
+        return {
+            "gating": self.gating(split), "normalisation": self.protocol.normalisation, "background": self.background,
+            "align_corners": self.protocol.align_corners,
+        }  # fmt: skip
+
+
+def _fit_params(method: Method, params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that training depends on: all but those marked as of the stage `score`."""
+    marks = {name: field.json_schema_extra for name, field in method.Params.model_fields.items()}
+    return {name: value for name, value in params.items() if marks[name] != {"stage": "score"}}

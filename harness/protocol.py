@@ -1,0 +1,177 @@
+"""The protocol: everything beside the method that moves a score, and what it comes to for a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator
+
+from harness.method import Method
+from harness.strict import Frozen
+
+
+def _rule(*names: str, numeric: Mapping[str, tuple[float, float]], worded: Sequence[str] = ()) -> AfterValidator:
+    """Return a check of a string: one of `names`, `key:number` with the number in a range, or `key:word`."""
+    forms = [*names, *(f"{key}:{low:g}..{high:g}" for key, (low, high) in numeric.items()), *(f"{w}:…" for w in worded)]
+
+    def check(rule: str) -> str:
+        key, _, number = rule.partition(":")
+        if rule in names or (key in worded and number):
+            return rule
+        try:
+            low, high = numeric[key]
+            if low <= float(number) <= high:
+                return f"{key}:{float(number):g}"
+        except (KeyError, ValueError):
+            pass
+        raise ValueError(f"expected {' or '.join(forms)}")
+
+    return AfterValidator(check)
+
+
+def _size(value: Any) -> int | str | None:
+    if value in (None, "native") or (type(value) is int and value >= 16):
+        return value
+    raise ValueError("expected a number of pixels from 16 up, or native")
+
+
+def as_tuple(value: Any) -> Any:
+    """Return a comma-separated string, or a number, as a tuple."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
+    return (value,) if isinstance(value, int | float) else value
+
+
+Gating = Annotated[str, _rule("gt", "none", numeric={"predicted": (0, 1)})]
+Background = Annotated[str, _rule("model", numeric={"fixed": (0, 1), "power": (0, 100)}, worded=["swept_on"])]
+Size = Annotated[Any, AfterValidator(_size)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+
+
+class ClassGating(Frozen):
+    """Which classes may appear in a picture's mask, on training splits and on held-out ones.
+
+    `gt`: those of its image labels; `predicted:p`: those that the method predicts with at least probability p; `none`:
+    all.
+    """
+
+    training: Gating = "gt"
+    held_out: Gating = "predicted:0.5"
+
+
+class Protocol(Frozen):
+    """Everything beside the method that moves a score.
+
+    Attributes
+    ----------
+    name, summary : str
+    label_source : {"masks", "xml", "file"}
+        Where image-level labels come from.
+    background_label : {"always", "masks"}
+        Whether every picture counts as showing background, or only those whose mask has some.
+    classes : tuple of str
+        A subset of the dataset's classes, without the background; empty means all. Pixels of others are ignored.
+    fit_split : str or None
+        None takes the dataset's own.
+    eval_splits : tuple of str
+        Empty takes the dataset's own.
+    class_gating : ClassGating
+    normalisation : {"none", "max", "minmax", "vitpcm"}
+        How each class's activation map comes to [0, 1]: divided by its maximum, or stretched from its minimum too.
+        Probabilities are left alone, except under `vitpcm`, which stretches them and makes them sum to one again.
+    background : str
+        For methods without a background of their own: `fixed:x`; `power:a` for (1 - max)^a; `swept_on:SPLIT` for the
+        fixed value, in steps of 0.01, with the best mIoU on the ground-truth pixels of that split. `model` admits only
+        methods that have one.
+    size : int, "native" or None
+        Side in pixels to which pictures are squashed for scoring; `native` keeps each picture's own, rounded to whole
+        patches; None takes the method's own.
+    scales : tuple of float
+        Of that size; maps are averaged before anything else is done to them.
+    flip : {"none", "mean", "max"}
+        How maps are merged with those of the mirrored picture.
+    align_corners : bool
+        Whether resizing score maps to picture size maps corner pixels onto corner pixels.
+    refine : str
+        `none`, or a refiner, as `crf:vitpcm`.
+    checkpoint : {"last"}
+        Which epoch's weights are scored.
+    metric : {"pooled", "present", "zero", "per_image", "drop255"}
+        What is called mIoU; see `harness.metrics.DEFINITIONS`.
+    precision : {"fp32", "bf16"}
+    """
+
+    name: str
+    summary: str = ""
+    label_source: Literal["masks", "xml", "file"] = "masks"
+    background_label: Literal["always", "masks"] = "always"
+    classes: Names = ()
+    fit_split: str | None = None
+    eval_splits: Names = ()
+    class_gating: ClassGating = ClassGating()
+    normalisation: Literal["none", "max", "minmax", "vitpcm"] = "max"
+    background: Background = "fixed:0.4"
+    size: Size = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: Literal["none", "mean", "max"] = "none"
+    align_corners: bool = False
+    refine: str = "none"
+    checkpoint: Literal["last"] = "last"
+    metric: Literal["pooled", "present", "zero", "per_image", "drop255"] = "pooled"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def gating(self, split: str, training_splits: Sequence[str]) -> str:
+        """Return the gating rule of a split."""
+        return self.class_gating.training if split in training_splits else self.class_gating.held_out
+
+
+def effective_gating(method: Method, rule: str) -> str:
+    """Return what a gating rule comes to for a method.
+
+    Finished masks are taken as they are, and a method that does not predict presence cannot be gated by it.
+    """
+    if method.output == "labels":
+        return "none"
+    return "none" if rule.startswith("predicted") and not method.predicts_presence else rule
+
+
+def effective_background(method: Method, protocol: Protocol) -> str:
+    """Return the background rule for a method: its own channel where it has one."""
+    return "model" if method.background else protocol.background
+
+
+def ground_truth(
+    method: Method, protocol: Protocol, training_splits: Sequence[str], gating: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Return every use that a cell makes of ground truth before it is evaluated.
+
+    Parameters
+    ----------
+    method : Method
+    protocol : Protocol
+    training_splits : sequence of str
+        The splits whose image labels are allowed supervision.
+    gating : mapping
+        The gating rule that came to be applied, by split.
+
+    Returns
+    -------
+    list of dict
+        `what` is used of which `split` `for` what, and whether that is `allowed` to a method that is supervised by the
+        image labels of training splits.
+    """
+    uses = []
+    if not method.external and "image_labels" in method.supervision:
+        source = f"image labels from {protocol.label_source}"
+        uses.append({"what": source, "split": protocol.fit_split, "for": "training", "allowed": True})
+    for split, rule in gating.items():
+        if rule == "gt":
+            allowed = split in training_splits
+            uses.append({"what": "image labels", "split": split, "for": "class gating", "allowed": allowed})
+        if "masks" in method.supervision:
+            uses.append({"what": "pixels", "split": split, "for": "the scores themselves", "allowed": False})
+    kind, _, swept = effective_background(method, protocol).partition(":")
+    if kind == "swept_on":
+        uses.append({"what": "pixels", "split": swept, "for": "the background threshold", "allowed": False})
+    return uses

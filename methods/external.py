@@ -1,0 +1,51 @@
+"""Masks or score maps of a folder, made by anybody: scored, refined and verified like everybody else's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from harness import Method, Params
+
+
+class ExternalParams(Params):
+    """Settings of external results.
+
+    Attributes
+    ----------
+    folder : str
+        Holds one file per picture, named by its id: indexed PNG masks at picture size, or (C, h, w) scores as .npy, or
+        as .npz with `scores` and, where it holds some channels only, `classes`.
+    kind : {"masks", "scores"}
+    output : {"activation", "probability"}
+        What scores are.
+    background : bool
+        Whether channel 0 of scores is the background.
+    supervision : str
+        What made them, for the tables.
+    """
+
+    folder: str = Field(min_length=1)
+    kind: Literal["masks", "scores"] = "masks"
+    output: Literal["activation", "probability"] = "activation"
+    background: bool = False
+    supervision: str = "unknown"
+
+
+class External(Method):
+    """What lies in a folder; nothing is trained."""
+
+    name = "external"
+    families = ()
+    external = True
+    Params = ExternalParams
+
+    params: ExternalParams
+
+    def __init__(self, params: ExternalParams) -> None:
+        super().__init__(params)
+        masks = params.kind == "masks"
+        self.output = "labels" if masks else params.output
+        self.background = masks or params.background
+        self.supervision = (params.supervision,)
