@@ -25,8 +25,15 @@ class CRFParams(Frozen):
         Appearance kernel: standard deviations in pixels and in grey levels, and weight.
     clip : float
         Probabilities below it are raised to it before the logarithm.
-    channels : {"all", "open"}
-        Whether classes that the protocol closed take part with probability `clip`, or are left out.
+    unary : {"probabilities", "labels"}
+        Whether it starts from the probabilities, or from their best class.
+    label_confidence : float
+        Probability that a label is right, where labels are the unary.
+    picture : {"rgb", "mean_subtracted"}
+        What it looks at: the picture; or, as some repositories do, BGR less its mean, cast to bytes with wrap-around.
+    channels : {"open"}
+        Classes that the protocol closed are left out, whatever the original does: with probability `clip` everywhere
+        they change next to no label.
     """
 
     summary: str = ""
@@ -38,6 +45,9 @@ class CRFParams(Frozen):
     bilateral_rgb: float
     bilateral_weight: float
     clip: float = 1e-5
+    unary: Literal["probabilities", "labels"] = "probabilities"
+    label_confidence: float = 0.7
+    picture: Literal["rgb", "mean_subtracted"] = "rgb"
     channels: Literal["open"] = "open"
 
 
@@ -64,21 +74,32 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray, params: CRFParams) -
     """
     require()
     from pydensecrf import densecrf
-    from pydensecrf.utils import unary_from_softmax
+    from pydensecrf.utils import unary_from_labels, unary_from_softmax
 
     channels, height, width = probabilities.shape
     if channels == 1:
         return probabilities
     field = densecrf.DenseCRF2D(width, height, channels)
-    field.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probabilities, clip=params.clip)))
+    if params.unary == "labels":
+        best = probabilities.argmax(0)
+        unary = unary_from_labels(best, channels, gt_prob=params.label_confidence, zero_unsure=False)
+    else:
+        unary = unary_from_softmax(probabilities, clip=params.clip)
+    field.setUnaryEnergy(np.ascontiguousarray(unary))
     field.addPairwiseGaussian(sxy=params.gaussian_xy, compat=params.gaussian_weight)
     field.addPairwiseBilateral(
         sxy=params.bilateral_xy,
         srgb=params.bilateral_rgb,
-        rgbim=np.array(image),
+        rgbim=_mean_subtracted(image) if params.picture == "mean_subtracted" else np.array(image),
         compat=params.bilateral_weight,
     )
     return np.array(field.inference(params.iterations), np.float32).reshape(channels, height, width)
+
+
+def _mean_subtracted(image: np.ndarray) -> np.ndarray:
+    """Return BGR less the Caffe mean as bytes: what is negative wraps around."""
+    centred = image[..., ::-1] - np.array([104.008, 116.669, 122.675])
+    return np.ascontiguousarray(centred.astype(np.int64).astype(np.uint8))
 
 
 def require() -> None:

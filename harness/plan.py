@@ -139,7 +139,8 @@ class Planner:
 
     def _cell(self, plan: Plan, cell: Cell) -> PlannedCell:
         keyed = cell.spec.model_dump(mode="json")
-        keyed["protocol"].pop("summary")
+        for name in ("summary", "source"):
+            keyed["protocol"].pop(name)
         if cell.skip:
             return PlannedCell(cell, digest([keyed, cell.skip]), [], {}, {})
         graph = CellGraph(self, plan, cell)

@@ -65,7 +65,8 @@ class Protocol(Frozen):
 
     Attributes
     ----------
-    name, summary : str
+    name, summary, source : str
+        What it is called, what it does, and where its settings come from.
     label_source : {"masks", "xml", "file"}
         Where image-level labels come from.
     background_label : {"always", "masks"}
@@ -104,6 +105,7 @@ class Protocol(Frozen):
 
     name: str
     summary: str = ""
+    source: str = ""
     label_source: Literal["masks", "xml", "file"] = "masks"
     background_label: Literal["always", "masks"] = "always"
     classes: Names = ()

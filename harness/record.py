@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from harness import provenance
-from harness.bootstrap import interval, resampled_miou
+from harness.bootstrap import interval, resample
 from harness.metrics import Confusions, finalise
 from harness.plan import Plan, PlannedCell
 from harness.store import Artefact, Store
@@ -55,7 +55,7 @@ def split_metrics(store: Store, place: dict[str, Any], definition: str) -> dict[
     foreground class and the `best_threshold`, which is chosen on the split's own pixels.
     """
     confusions = split_confusions(store, place)
-    metrics = finalise(confusions, definition) | {"interval": interval(resampled_miou(confusions.counts()))}
+    metrics = finalise(confusions, definition) | {"interval": interval(resample(confusions.counts()))}
     if "curve" in place:
         curve = store.need("curve", place["curve"]).json("curve.json")
         metrics |= {"pxap": curve["pxap"], "ap": curve["ap"], "best_threshold": curve["threshold"]}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field
@@ -45,7 +45,10 @@ class RunSpec(Frozen):
 
 
 class Grid(Frozen):
-    """A grid of cells, as an experiment's YAML or the command line gives it."""
+    """A grid of cells, as an experiment's YAML or the command line gives it.
+
+    `set` holds for every cell; `each` multiplies the grid, once for every set of settings in it.
+    """
 
     methods: Names
     backbones: Names = ("vit_s16",)
@@ -55,14 +58,25 @@ class Grid(Frozen):
     refine: Names = ()
     seeds: Seeds = (0,)
     set: dict[str, Any] = {}
+    each: tuple[dict[str, Any], ...] = ({},)
     limit: int | None = Field(None, ge=1)
 
 
 class Experiment(Frozen):
-    """A named set of grids."""
+    """A named set of grids, and the table that tells what came of it."""
 
     summary: str
     run: tuple[Grid, ...]
+    report: Literal["comparison", "sensitivity"] = "comparison"
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The grids, multiplied by their `each`."""
+        return [
+            grid.model_copy(update={"set": grid.set | settings, "each": ({},)})
+            for grid in self.run
+            for settings in grid.each
+        ]
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ DOORS = {
     "mmseg": set(),
     "mmengine": set(),
     "mmcv": set(),
-    "matplotlib": {"harness.report.gallery"},
+    "matplotlib": {"harness.report.figures"},
     "torchvision": {"harness.doctor"},
     "huggingface_hub": {"harness.backbones"},
 }

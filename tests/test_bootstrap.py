@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.bootstrap import interval, paired_difference, resampled_miou
+from harness.bootstrap import interval, paired_difference, resample
 from harness.metrics import mean_iou
 
 
@@ -15,8 +15,8 @@ def _counts(rng: np.random.Generator, skill: float, pictures: int = 200) -> np.n
 
 def test_resampling_is_repeatable_and_centred() -> None:
     counts = _counts(np.random.default_rng(0), 0.7)
-    values = resampled_miou(counts, 500)
-    assert (values == resampled_miou(counts, 500)).all()
+    values = resample(counts, resamples=500)
+    assert (values == resample(counts, resamples=500)).all()
     assert values.mean() == pytest.approx(float(mean_iou(counts.sum(0))), abs=0.002)
 
 
@@ -24,7 +24,7 @@ def test_one_resample_by_hand() -> None:
     counts = _counts(np.random.default_rng(1), 0.5, pictures=7)
     times = np.random.default_rng(3).multinomial(7, np.full(7, 1 / 7), 1)[0]
     drawn = np.repeat(counts, times, 0)
-    assert resampled_miou(counts, 1, seed=3)[0] == pytest.approx(float(mean_iou(drawn.sum(0))))
+    assert resample(counts, resamples=1, seed=3)[0] == pytest.approx(float(mean_iou(drawn.sum(0))))
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
@@ -33,7 +33,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     truth = float(mean_iou(everyone.sum(0)))
     held = 0
     for _ in range(100):
-        low, high = interval(resampled_miou(everyone[rng.integers(0, len(everyone), 150)], 300))
+        low, high = interval(resample(everyone[rng.integers(0, len(everyone), 150)], resamples=300))
         held += low <= truth <= high
     assert 85 <= held <= 100
 
@@ -43,12 +43,18 @@ def test_pairing_cancels_what_both_models_find_hard() -> None:
     first = _counts(rng, 0.6)
     second = first.copy()
     second[..., 0] = np.minimum(second[..., 0] + 2, second[..., 1])
-    difference, low, high = paired_difference(first, second)
+    difference, low, high = paired_difference(first, second)["miou"]
     assert 0 < low <= difference <= high
-    unpaired = interval(resampled_miou(second, seed=1) - resampled_miou(first, seed=2))
+    unpaired = interval(resample(second, seed=1) - resample(first, seed=2))
     assert high - low < (unpaired[1] - unpaired[0]) / 3
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
     counts = _counts(np.random.default_rng(4), 0.6)
-    assert paired_difference(counts, counts) == (0.0, 0.0, 0.0)
+    assert paired_difference(counts, counts) == {"miou": (0.0, 0.0, 0.0), "iou": [(0.0, 0.0, 0.0)] * 3}
+
+
+def test_a_class_that_only_one_model_knows_has_no_difference() -> None:
+    first = np.array([[[1, 2, 2], [0, 0, 0]]])
+    second = np.array([[[1, 2, 2], [0, 0, 1]]])
+    assert paired_difference(first, second)["iou"] == [(0.0, 0.0, 0.0), None]

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from harness.crf import CRFParams, dense_crf
+from harness.crf import CRFParams, _mean_subtracted, dense_crf
+from harness.data.base import open_mask, open_rgb
 from harness.registry import Registry
 from harness.strict import parse
 
@@ -14,7 +17,8 @@ def test_the_preset_is_the_official_one() -> None:
     values = PARAMS.model_dump(exclude={"summary", "source"})
     assert values == {
         "iterations": 10, "gaussian_xy": 1, "gaussian_weight": 3, "bilateral_xy": 67, "bilateral_rgb": 3,
-        "bilateral_weight": 4, "clip": 1e-5, "channels": "open",
+        "bilateral_weight": 4, "clip": 1e-5, "unary": "probabilities", "label_confidence": 0.7, "picture": "rgb",
+        "channels": "open",
     }  # fmt: skip
 
 
@@ -38,3 +42,46 @@ def test_a_read_only_picture_is_fine() -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     picture.flags.writeable = False
     assert dense_crf(picture, np.full((2, 8, 8), 0.5, np.float32), PARAMS).shape == (2, 8, 8)
+
+
+@pytest.mark.parametrize("preset", Registry().names("crf"))
+def test_every_preset_says_what_it_is_and_where_it_comes_from(preset: str) -> None:
+    params = parse(CRFParams, Registry().load("crf", preset))
+    assert params.summary
+    assert params.source
+    assert params.iterations == 10
+
+
+@pytest.mark.parametrize("preset", ["vitpcm", "psa"])
+def test_leaving_closed_classes_out_changes_less_than_one_label_in_ten_thousand(preset: str, toy: Path) -> None:
+    params = parse(CRFParams, Registry().load("crf", preset))
+    changed = pixels = 0
+    for path in sorted((toy / "JPEGImages").glob("val_000*.jpg"))[:6]:
+        truth = open_mask(toy / "SegmentationClass" / f"{path.stem}.png")
+        classes = [0, *(int(n) for n in np.unique(truth) if 0 < n < 5)]
+        rng = np.random.default_rng(len(classes))
+        noisy = np.stack([(truth == n) * 0.5 + rng.random(truth.shape) for n in classes]).astype(np.float32)
+        open_only = noisy / noisy.sum(0)
+        everything = np.zeros((21, *truth.shape), np.float32)
+        everything[classes] = open_only
+        first = np.array(classes)[dense_crf(open_rgb(path), open_only, params).argmax(0)]
+        second = dense_crf(open_rgb(path), everything, params).argmax(0)
+        changed += (first != second).sum()
+        pixels += truth.size
+    assert changed / pixels < 1e-4
+
+
+def test_labels_as_unary_forget_how_sure_the_scores_were() -> None:
+    params = PARAMS.model_copy(update={"unary": "labels"})
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)
+    sure = np.zeros((2, 20, 20), np.float32)
+    sure[0, :, :9], sure[1, :, 9:] = 1, 1
+    unsure = sure * 0.02 + 0.49
+    assert (dense_crf(picture, sure, params) == dense_crf(picture, unsure, params)).all()
+    assert not (dense_crf(picture, sure, PARAMS) == dense_crf(picture, unsure, PARAMS)).all()
+
+
+def test_the_mean_subtracted_picture_wraps_around() -> None:
+    pixel = np.array([[[130, 100, 104]]], np.uint8)  # R, G, B
+    assert _mean_subtracted(pixel).tolist() == [[[0, 256 - 16, 7]]]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.registry import Registry
+    from harness.spec import Experiment
     from harness.store import Store
 
 
@@ -34,19 +35,25 @@ def command(
     from harness.registry import Registry
     from harness.report import tables
     from harness.report.frame import frame
+    from harness.report.sensitivity import sensitivity
+    from harness.spec import experiment
     from harness.store import Store
 
     registry = Registry(plugins or ())
     store = Store(results)
     found = frame(store.records())
+    sensitive = False
     if experiments:
-        found = _only(found, experiments, registry)
+        chosen = [experiment(registry, name) for name in experiments]
+        sensitive = all(one.report == "sensitivity" for one in chosen)
+        if not sensitive:
+            found = _only(found, chosen, registry)
     if found.empty:
         raise UserError(f"no records of {', '.join(experiments or ['any run'])} in {results}: `harness run` makes them")
     if as_json:
         print_json(list(found.drop_duplicates("key").record))
         return
-    made = tables.comparison(found)
+    made = tables.comparison(found) if not sensitive else sensitivity(found)
     left = tables.unfinished(found)
     parts = []
     for table in [*made, *([left] if left else [])]:
@@ -55,11 +62,27 @@ def command(
         parts.append(tables.markdown(table))
     folder = out or results / "report"
     console = messages()
-    if pictures:
+    if sensitive:
+        parts += _sensitivity_figures(found, folder, console)
+    elif pictures:
         parts += _galleries(found, registry, store, folder, pictures, root, console)
     write_atomic(folder / "report.md", "\n".join(parts))
     console.print(f"written: {folder / 'report.md'}", highlight=False)
     console.print(f"next: harness show {found.key.iloc[0][:8]} explains one number", highlight=False)
+
+
+def _sensitivity_figures(found: pd.DataFrame, folder: Path, console: Console) -> list[str]:
+    """Draw a figure per dataset; return their Markdown."""
+    from harness.report.figures import draw_sensitivity
+    from harness.report.sensitivity import shared
+
+    parts = []
+    for name, rows in shared(found).groupby("dataset"):
+        path = folder / f"sensitivity-{name}.png"
+        draw_sensitivity(rows, path)
+        parts.append(f"![{name}, mIoU under every protocol]({path.name})\n")
+        console.print(f"written: {path}", highlight=False)
+    return parts
 
 
 def _galleries(
@@ -85,11 +108,11 @@ def _galleries(
     return parts
 
 
-def _only(found: pd.DataFrame, experiments: list[str], registry: Registry) -> pd.DataFrame:
+def _only(found: pd.DataFrame, experiments: list[Experiment], registry: Registry) -> pd.DataFrame:
     """Return the records of the cells of some experiments."""
-    from harness.spec import expand, experiment
+    from harness.spec import expand
     from harness.strict import canonical
 
-    cells = [cell for name in experiments for cell in expand(experiment(registry, name).run, registry)]
+    cells = [cell for experiment in experiments for cell in expand(experiment.grids, registry)]
     wanted = {canonical(cell.spec.model_dump(mode="json")) for cell in cells}
     return found[[canonical(record["spec"]) in wanted for record in found.record]]

@@ -66,7 +66,7 @@ def command(
     if experiment:
         grids = [
             parse(Grid, grid.model_dump(exclude_unset=True) | given | {"set": grid.set | values})
-            for grid in read_experiment(registry, experiment).run
+            for grid in read_experiment(registry, experiment).grids
         ]
     elif methods:
         grids = [parse(Grid, given | {"set": values}, where="harness run")]

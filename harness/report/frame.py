@@ -21,9 +21,9 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per cell and scored split; one with an empty split for a cell that was not done. `miou`, `pixacc`,
-        `macc` and `coverage` are shares in [0, 1]; `iou` maps class names to IoU; `parameters` counts weights;
-        `settings` is the method's; `record` is the whole record.
+        One row per cell and scored split; one with an empty split for a cell that was not done. `miou`, with its 95 %
+        interval over pictures from `low` to `high`, `pixacc`, `macc`, `coverage` and `pxap` are shares in [0, 1]; `iou`
+        maps class names to IoU; `parameters` counts weights; `settings` is the method's; `record` is the whole record.
 
     Raises
     ------
@@ -65,6 +65,7 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         base
         | {"split": split}
         | {name: metrics[name] for name in ("miou", "pixacc", "macc", "coverage")}
+        | {"low": metrics["interval"][0], "high": metrics["interval"][1], "pxap": metrics.get("pxap")}
         | {"iou": dict(zip(record["classes"], metrics["iou"], strict=True))}
         for split, metrics in record["metrics"].items()
     ]
@@ -72,5 +73,6 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 _COLUMNS = [
     "key", "title", "status", "reason", "dataset", "protocol", "refine", "method", "backbone", "timm", "weights",
-    "seed", "limit", "settings", "parameters", "split", "miou", "pixacc", "macc", "coverage", "iou", "record",
+    "seed", "limit", "settings", "parameters", "split", "miou", "low", "high", "pixacc", "macc",
+    "coverage", "pxap", "iou", "record",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from harness.data.base import Dataset, open_mask, open_rgb, voc_palette
+from harness.report.figures import new_figure, save
 from harness.stages import SHARD
 from harness.stages.score import read_scores
 from harness.store import Store
@@ -42,9 +43,6 @@ def draw(results: pd.DataFrame, dataset: Dataset, split: str, store: Store, path
     bool
         False if no method has its artefacts any more.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     cells = _best(results[results.split == split])
     labels = store.artefact("labels", _place(cells[0].iloc[0], split)["labels"]) if cells else None
     if labels is None:
@@ -54,8 +52,7 @@ def draw(results: pd.DataFrame, dataset: Dataset, split: str, store: Store, path
         _panels(cells, dataset, split, given, int(index), store) for index in _choose(np.array(given["labels"]), count)
     ]
     width = max(map(len, lines))
-    figure = Figure(figsize=(1.35 * width, 1.5 * len(lines)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.35 * width, 1.5 * len(lines))
     axes = figure.subplots(len(lines), width, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -65,8 +62,7 @@ def draw(results: pd.DataFrame, dataset: Dataset, split: str, store: Store, path
             if heat is not None:
                 axis.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.75)
             axis.set_title(title, fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    save(figure, path)
     return True
 
 

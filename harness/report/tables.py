@@ -14,6 +14,7 @@ from harness.data.base import Dataset
 from harness.registry import Registry
 from harness.strict import canonical
 
+_METRICS = {"miou": "BPM mIoU", "pixacc": "pixAcc", "pxap": "PxAP"}
 _MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -80,16 +81,15 @@ def _comparison(dataset: str, group: pd.DataFrame) -> Table:
     scores: list[tuple[str, str, str]] = []
     for split in splits:
         scores += [
-            (split, "none", "miou"),
-            (split, "none", "pixacc"),
+            *((split, "none", metric) for metric in _METRICS if metric != "pxap" or split == splits[-1]),
             *((split, refiner, "miou") for refiner in refiners),
         ]
     rows = sorted(_configurations(group), key=lambda row: -_mean(row.records, (splits[-1], "none", "miou")))
     about = ["method", "settings", "backbone (timm id)", "params", "weights", "seeds"]
     table = Table(
-        f"{dataset}, {_protocol_name(group.record.iloc[0])}", about + [_heading(*score) for score in scores], []
+        f"{dataset}, {protocol_name(group.record.iloc[0])}", about + [_heading(*score) for score in scores], []
     )
-    marks = _Marks()
+    marks = Marks()
     for row in rows:
         table.rows.append(
             [
@@ -135,7 +135,7 @@ def _variant(settings: dict[str, Any], peers: list[dict[str, Any]]) -> str:
 
 def _declared(record: dict[str, Any]) -> str:
     """Return a protocol's text without its refiner, which is a column, and its summary."""
-    protocol = {k: v for k, v in record["spec"]["protocol"].items() if k not in ("refine", "summary")}
+    protocol = {k: v for k, v in record["spec"]["protocol"].items() if k not in ("refine", "summary", "source")}
     return canonical([protocol, record["data"]])
 
 
@@ -153,7 +153,12 @@ def _score(records: pd.DataFrame, score: tuple[str, str, str]) -> str:
     values = 100 * _select(records, score)
     if values.empty:
         return "not run"
-    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+    if len(values) > 1:
+        return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
+    if score[2] == "miou":
+        low, high = 100 * _select(records, (*score[:2], "low")), 100 * _select(records, (*score[:2], "high"))
+        return f"{values.iloc[0]:.1f} [{low.iloc[0]:.1f}, {high.iloc[0]:.1f}]"
+    return f"{values.mean():.1f}"
 
 
 def _embolden(table: Table, rows: list[_Row], column: int, score: tuple[str, str, str]) -> None:
@@ -164,7 +169,7 @@ def _embolden(table: Table, rows: list[_Row], column: int, score: tuple[str, str
         table.bold |= {(number, column) for number, value in fair.items() if value == best}
 
 
-def _protocol_name(record: dict[str, Any]) -> str:
+def protocol_name(record: dict[str, Any]) -> str:
     """Return a protocol's name with what was changed of it."""
     changes = []
     for key in sorted(record["origins"]):
@@ -186,10 +191,10 @@ def _backbone(row: _Row) -> str:
 def _heading(split: str, refine: str, metric: str) -> str:
     if refine != "none":
         return f"{split} +{refine}"
-    return f"{split} {'BPM mIoU' if metric == 'miou' else 'pixAcc'}"
+    return f"{split} {_METRICS[metric]}"
 
 
-class _Marks:
+class Marks:
     """Footnote marks, in order of appearance."""
 
     def __init__(self) -> None:
@@ -197,6 +202,7 @@ class _Marks:
         self.given: dict[str, str] = {}
 
     def of(self, notes: list[str]) -> str:
+        """Return the marks of some notes, new ones for those that have none yet."""
         for note in notes:
             if note not in self.given:
                 self.given[note] = _MARKS[len(self.given)]
@@ -208,11 +214,18 @@ def _sees_masks(row: _Row) -> bool:
     return "masks" in row.records.record.iloc[0]["supervision"]
 
 
+def forbidden(record: dict[str, Any]) -> list[str]:
+    """Return the uses of ground truth beyond the image labels of training splits, as footnotes."""
+    uses: dict[tuple[str, str], list[str]] = {}
+    for use in record["ground_truth"]:
+        if not use["allowed"]:
+            uses.setdefault((use["what"], use["for"]), []).append(use["split"])
+    return [f"ground truth used: {what} of {' and '.join(splits)}, for {why}" for (what, why), splits in uses.items()]
+
+
 def _method_notes(row: _Row) -> list[str]:
     record = row.records.record.iloc[0]
-    notes = []
-    if _sees_masks(row):
-        notes.append("an oracle: it sees the ground-truth masks")
+    notes = forbidden(record)
     if record["applied"]["background"] == "model" and not row.method.startswith("sanity"):
         notes.append("has a background channel of its own; the protocol's background rule does not apply")
     if row.limit:
@@ -231,20 +244,19 @@ def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str]) -> lis
     protocol = record["spec"]["protocol"]
     gating = protocol["class_gating"]
     pictures = ", ".join(f"{split} {record['pictures'][split]}" for split in splits)
-    scales = f"scales {protocol['scales']}" + (", flipped too" if protocol["flip"] else "")
+    mirrored = "" if protocol["flip"] == "none" else f", mirrored too ({protocol['flip']})"
+    defined = "" if protocol["metric"] == "pooled" else f"defined as '{protocol['metric']}', "
     notes = [
         (
             f"protocol {protocol['name']}: trained on {protocol['fit_split']}, labels from {protocol['label_source']}; "
             f"classes gated by {gating['training']} on training splits, {gating['held_out']} on held-out ones; "
             f"normalisation {protocol['normalisation']}, background {protocol['background']}; "
-            f"{scales}; {protocol['checkpoint']} checkpoint; {protocol['precision']}"
+            f"size {protocol['size'] or 'of the method'}, scales {protocol['scales']}{mirrored}; "
+            f"{protocol['checkpoint']} checkpoint; {protocol['precision']}"
         ),
-        f"mIoU over {len(record['classes'])} classes, background included; pictures: {pictures}",
+        f"mIoU {defined}over {len(record['classes'])} classes, background included; pictures: {pictures}",
+        "of one seed: [95 % interval over pictures]; of several: mean ± standard deviation over seeds",
     ]
-    if gating["held_out"] == "gt":
-        notes.append(
-            "ground-truth image labels are used on held-out pictures: these scores are not those of a label-free method"
-        )
     dataset_class: type[Dataset] = Registry().load("dataset", dataset)
     return [*notes, dataset_class.note] if dataset_class.note else notes
 

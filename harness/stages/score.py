@@ -142,7 +142,7 @@ def merged_scores(
     total: Tensor | None = None
     presences = []
 
-    def score(view: Tensor) -> Tensor:
+    def score(view: Tensor, labels: Tensor | None) -> Tensor:
         scored = method.score(model, view, labels)
         maps, presence = scored if isinstance(scored, tuple) else (scored, None)
         if presence is not None:
@@ -151,9 +151,10 @@ def merged_scores(
 
     for scale in scales:
         view = torch.stack([squash(image, _sides(image, size, scale)) for image in images]).to(device)
-        maps = score(view)
+        maps = score(view, labels)
         if flip != "none":
-            mirrored = score(view.flip(-1)).flip(-1)
+            truth = labels.flip(-1) if labels is not None and labels.ndim == 4 else labels
+            mirrored = score(view.flip(-1), truth).flip(-1)
             maps = torch.maximum(maps, mirrored) if flip == "max" else (maps + mirrored) / 2
         if total is None:
             total = torch.zeros_like(maps)

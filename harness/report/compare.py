@@ -1,0 +1,80 @@
+"""Two records side by side: what was different, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.bootstrap import paired_difference
+from harness.errors import UserError
+from harness.metrics import mean_iou
+from harness.record import split_confusions
+from harness.store import Store
+
+PICTURES = 5  # named at either end
+
+
+def compare(first: dict[str, Any], second: dict[str, Any], store: Store) -> dict[str, Any]:
+    """Compare two cells over the pictures that both were scored on.
+
+    Parameters
+    ----------
+    first, second : dict
+        Records of cells that are done.
+    store : Store
+        Holds their confusion matrices.
+
+    Returns
+    -------
+    dict
+        `differs`: what differs in the specs, by dotted key, with both values; `seeds`; `splits`: by name the two mIoU,
+        their `difference` with its 95 % interval over pictures, the same per `classes`, and the pictures that `gained`
+        and `lost` most, with the difference of their own mIoU.
+
+    Raises
+    ------
+    UserError
+        If the cells were not scored on the same pictures and classes.
+    """
+    for record in (first, second):
+        if record["status"] != "done":
+            raise UserError(f"{record['title']} ({record['key'][:8]}) is {record['status']}: nothing to compare")
+    if first["classes"] != second["classes"]:
+        raise UserError("the two cells were scored over other classes: their scores cannot be compared")
+    splits = {}
+    for split in first["metrics"]:
+        if split in second["metrics"] and first["data"][split] == second["data"][split]:
+            splits[split] = _split(first, second, split, store)
+    if not splits:
+        raise UserError("the two cells were not scored on the same pictures: their scores cannot be compared")
+    specs = [_flat({name: record[name] for name in ("spec", "weights", "applied")}) for record in (first, second)]
+    told = [key for key in specs[0] | specs[1] if not key.endswith((".summary", ".source"))]
+    return {
+        "first": {"key": first["key"], "title": first["title"]},
+        "second": {"key": second["key"], "title": second["title"]},
+        "differs": {key: [spec.get(key) for spec in specs] for key in told if specs[0].get(key) != specs[1].get(key)},
+        "seeds": [record["spec"]["seed"] for record in (first, second)],
+        "splits": splits,
+    }
+
+
+def _split(first: dict[str, Any], second: dict[str, Any], split: str, store: Store) -> dict[str, Any]:
+    places = [record["artefacts"]["splits"][split] for record in (first, second)]
+    counts = [split_confusions(store, place).counts() for place in places]
+    ids = [image_id for key in places[0]["evaluate"] for image_id in store.need("evaluate", key).json("ids.json")]
+    found = paired_difference(*counts)
+    change = np.nan_to_num(mean_iou(counts[1]) - mean_iou(counts[0]))
+    order = np.argsort(change, kind="stable")
+    return {
+        "miou": [float(mean_iou(count.sum(0))) for count in counts],
+        "difference": found["miou"],
+        "classes": dict(zip(first["classes"], found["iou"], strict=True)),
+        "gained": {ids[n]: float(change[n]) for n in order[::-1][:PICTURES] if change[n] > 0},
+        "lost": {ids[n]: float(change[n]) for n in order[:PICTURES] if change[n] < 0},
+    }
+
+
+def _flat(nested: dict[str, Any]) -> dict[str, Any]:
+    return pd.json_normalize(nested).iloc[0].to_dict()
