@@ -75,7 +75,7 @@ def check_folder(folder: Path, method: Method, channels: int, classes: int, indi
         results = list(pool.map(try_to, pictures.values()))
     problems |= {name: why for name, (_, why) in zip(pictures, results, strict=True) if why}
     if problems:
-        raise UserError(complain(f"{kind} in {folder.name}", dict(sorted(problems.items())), len(pictures)))
+        raise UserError(complain(str(folder), f"{len(problems)} {kind}", dict(sorted(problems.items()))))
     return digest([[name, content] for name, (content, _) in zip(pictures, results, strict=True)])
 
 

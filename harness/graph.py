@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.data.index import SplitIndex
+from harness.errors import UserError
 from harness.method import Method
 from harness.protocol import effective_background, effective_gating, ground_truth
 from harness.spec import Cell, refiner_config
@@ -42,6 +43,11 @@ class CellGraph:
         self.refiner = refiner_config(planner.registry, self.protocol)
         self.title = f"{self.spec.method} {self.spec.backbone} s{self.spec.seed}".replace(" none", "")
         self.keys: list[str] = []
+        if not self.dataset.has_masks and self._needs_masks():
+            raise UserError(
+                f"dataset {self.dataset.name} has no masks here, and protocol {self.protocol.name} needs them: "
+                "see its label_source, background_label and background"
+            )
 
     def artefacts(self) -> dict[str, Any]:
         """Add all stages; return their keys by place."""
@@ -86,6 +92,7 @@ class CellGraph:
     def index(self, split: str, masks: bool = True) -> SplitIndex:
         """Return a checked split; `masks` where its pixels are needed later."""
         masks = self.dataset.has_masks and (masks or self.protocol.label_source == "masks")
+        assert self.protocol.label_source
         return self.planner.split(self.dataset, split, self.protocol.label_source, masks, self.spec.limit)
 
     def labels(self, split: str, masks: bool = True) -> Node:
@@ -155,6 +162,10 @@ class CellGraph:
         node = Node(stage, config, {parent.stage: parent.key for parent in parents}, label)
         self.keys.append(node.key)
         return self.plan.nodes.setdefault(node.key, node)
+
+    def _needs_masks(self) -> bool:
+        sources = (self.protocol.label_source, self.protocol.background_label)
+        return "masks" in sources or self.background.startswith("swept_on")
 
     def _shards(self, split: str) -> int:
         return -(-len(self.index(split).ids) // SHARD)

@@ -39,7 +39,7 @@ def _size(value: Any) -> int | str | None:
 def as_tuple(value: Any) -> Any:
     """Return a comma-separated string, or a number, as a tuple."""
     if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(","))
+        return tuple(part.strip() for part in value.split(",") if part.strip())
     return (value,) if isinstance(value, int | float) else value
 
 
@@ -67,8 +67,8 @@ class Protocol(Frozen):
     ----------
     name, summary, source : str
         What it is called, what it does, and where its settings come from.
-    label_source : {"masks", "xml", "file"}
-        Where image-level labels come from.
+    label_source : {"masks", "xml", "file"} or None
+        Where image-level labels come from; None takes the dataset's own.
     background_label : {"always", "masks"}
         Whether every picture counts as showing background, or only those whose mask has some.
     classes : tuple of str
@@ -106,7 +106,7 @@ class Protocol(Frozen):
     name: str
     summary: str = ""
     source: str = ""
-    label_source: Literal["masks", "xml", "file"] = "masks"
+    label_source: Literal["masks", "xml", "file"] | None = None
     background_label: Literal["always", "masks"] = "always"
     classes: Names = ()
     fit_split: str | None = None
@@ -139,7 +139,9 @@ def effective_gating(method: Method, rule: str) -> str:
 
 
 def effective_background(method: Method, protocol: Protocol) -> str:
-    """Return the background rule for a method: its own channel where it has one."""
+    """Return the background rule for a method: its own channel where it has one; finished masks are as given."""
+    if method.output == "labels":
+        return "given"
     return "model" if method.background else protocol.background
 
 

@@ -162,6 +162,7 @@ def _protocol(
     if refine:
         changes["refine"] = refine
     dataset_class: type[Dataset] = registry.load("dataset", dataset)
+    changes["label_source"] = changes["label_source"] or dataset_class.label_source
     changes["fit_split"] = changes["fit_split"] or dataset_class.fit_split
     changes["eval_splits"] = changes["eval_splits"] or dataset_class.eval_splits
     return parse(Protocol, changes, where="--set protocol")
@@ -175,7 +176,7 @@ def _cell(
     refiner_config(registry, protocol)
     params, origins = _settings(method_class, dataset_class, grid.set)
     folder = None
-    if method_class.external:
+    if method_class.external and params["folder"]:
         folder = Path(params["folder"]).absolute()
         params["folder"] = folder.name  # the content is in the keys; where it lies is nobody's business
     origins |= {key: "--set" for key in grid.set if key.startswith("protocol.")}

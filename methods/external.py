@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Literal
 
 from harness import Method, Params
+
+if TYPE_CHECKING:
+    from harness.spec import RunSpec
 
 
 class ExternalParams(Params):
@@ -26,7 +27,7 @@ class ExternalParams(Params):
         What made them, for the tables.
     """
 
-    folder: str = Field(min_length=1)
+    folder: str = ""
     kind: Literal["masks", "scores"] = "masks"
     output: Literal["activation", "probability"] = "activation"
     background: bool = False
@@ -42,6 +43,10 @@ class External(Method):
     Params = ExternalParams
 
     params: ExternalParams
+
+    @classmethod
+    def skip(cls, spec: RunSpec) -> str | None:
+        return None if spec.params["folder"] else "no folder was given: --set external.folder=DIR"
 
     def __init__(self, params: ExternalParams) -> None:
         super().__init__(params)

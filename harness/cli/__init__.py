@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from harness.cli import compare, describe, doctor, list_, report, run, show, status
+from harness.cli import compare, describe, doctor, evaluate, list_, predict, report, run, show, status
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 for module, name in (
     (run, "run"), (report, "report"), (list_, "list"), (describe, "describe"), (status, "status"), (show, "show"),
-    (compare, "compare"), (doctor, "doctor"),
+    (predict, "predict"), (compare, "compare"), (evaluate, "evaluate"), (doctor, "doctor"),
 ):  # fmt: skip
     app.command(name)(module.command)
 

@@ -13,6 +13,10 @@ from rich.console import Console
 Results = Annotated[
     Path, typer.Option("--results", help="Results folder.", envvar="WSSS_HARNESS_RESULTS", file_okay=False)
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="Folder of a dataset that needs one.", envvar="WSSS_HARNESS_ROOT", file_okay=False),
+]
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugins", help="A plugin file, package folder or module; repeatable.")
 ]

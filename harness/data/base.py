@@ -35,6 +35,8 @@ class Dataset:
         Settings of methods, by method name or glob, where this dataset needs others than their defaults.
     note : str
         What a reader of a score must know about it; printed under every table.
+    label_source : str
+        Where its image labels come from, unless the protocol says otherwise.
     needs_root : bool
         Whether a folder must be given.
     has_masks : bool
@@ -44,7 +46,7 @@ class Dataset:
     """
 
     name: ClassVar[str]
-    classes: ClassVar[tuple[str, ...]]
+    classes: tuple[str, ...]
     weights: ClassVar[str] = "hub"
     fit_split: ClassVar[str] = "train"
     eval_splits: ClassVar[tuple[str, ...]] = ("train", "val")
@@ -52,6 +54,7 @@ class Dataset:
     subset: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[dict[str, dict[str, Any]]] = {}
     note: ClassVar[str] = ""
+    label_source: ClassVar[str] = "masks"
     needs_root: ClassVar[bool] = True
     has_masks: bool = True
     version: ClassVar[str] = "1"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -118,7 +118,7 @@ def index_split(
             progress(done, len(ids))
     memory.save()
     if problems:
-        raise UserError(complain(f"{dataset.name}/{split}", problems, len(ids)))
+        raise UserError(complain(f"{dataset.name}/{split}", f"{len(problems)} of {len(ids)} pictures", problems))
     return SplitIndex(dataset.name, split, masks, tuple(pictures))
 
 
@@ -191,12 +191,8 @@ def _explain(error: Exception) -> str:
     return str(error)
 
 
-def complain(where: str, problems: dict[str, str], total: int, shown: int = 20) -> str:
-    """Say what is wrong with which pictures."""
-    named = "; ".join(f"{image_id}: {problem}" for image_id, problem in _first(problems.items(), shown))
+def complain(where: str, what: str, problems: dict[str, str], shown: int = 20) -> str:
+    """Say on one line what is wrong with which pictures."""
+    named = "; ".join(f"{image_id}: {problem}" for image_id, problem in list(problems.items())[:shown])
     more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
-    return f"{where}: {len(problems)} of {total} pictures cannot be used: {named}{more}"
-
-
-def _first(items: Iterable[Any], count: int) -> list[Any]:
-    return list(items)[:count]
+    return f"{where}: {what} cannot be used: {named}{more}"

@@ -28,7 +28,7 @@ class Toy(VOCLayout):
     """Four textured classes on cluttered backgrounds: 240 pictures to train on, 80 to score."""
 
     name = "toy"
-    classes: ClassVar[tuple[str, ...]] = ("background", "beetle", "clover", "kite", "shell")
+    classes: tuple[str, ...] = ("background", "beetle", "clover", "kite", "shell")
     weights = "random"
     needs_root = False
     settings = {
@@ -115,7 +115,7 @@ class ToyHard(Toy):
     """Eight classes told apart by outline and texture, not by hue; more clutter: for science rather than for a demo."""
 
     name = "toy-hard"
-    classes = ("background", "beetle", "clover", "kite", "shell", "comet", "flag", "gear", "leaf")
+    classes: tuple[str, ...] = ("background", "beetle", "clover", "kite", "shell", "comet", "flag", "gear", "leaf")
     sizes = {"train": 1000, "val": 200}
     seed = 2
     hue_spread = 0.5

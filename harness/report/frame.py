@@ -59,7 +59,7 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         "parameters": (record.get("parameters") or {}).get("total"),
         "record": record,
     }
-    if record["status"] != "done":
+    if record["status"] != "done" or not record["metrics"]:
         return [base | {"split": ""}]
     return [
         base

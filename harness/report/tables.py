@@ -55,7 +55,7 @@ class _Row:
 
 def comparison(results: pd.DataFrame) -> list[Table]:
     """Return one table per dataset and protocol: scores are compared only where they are comparable."""
-    done = results[results.status == "done"].copy()
+    done = results[(results.status == "done") & (results.split != "")].copy()
     if done.empty:
         return []
     done["declared"] = [_declared(record) for record in done.record]
@@ -66,12 +66,15 @@ def comparison(results: pd.DataFrame) -> list[Table]:
 
 
 def unfinished(results: pd.DataFrame) -> Table | None:
-    """Return the cells that were not done, with the reason."""
-    bad = results[results.status != "done"]
+    """Return the cells that have no score, with the reason."""
+    bad = results[results.split == ""]
     if bad.empty:
         return None
-    rows = [[row.title, row.status, row.reason, row.key[:8]] for row in bad.itertuples()]
-    return Table("Not done", ["cell", "status", "reason", "record"], rows)
+    rows = [
+        [row.title, row.status, row.reason or "no ground truth to score against; its masks are made", row.key[:8]]
+        for row in bad.itertuples()
+    ]
+    return Table("Not scored", ["cell", "status", "reason", "record"], rows)
 
 
 def _comparison(dataset: str, group: pd.DataFrame) -> Table:
@@ -226,6 +229,8 @@ def forbidden(record: dict[str, Any]) -> list[str]:
 def _method_notes(row: _Row) -> list[str]:
     record = row.records.record.iloc[0]
     notes = forbidden(record)
+    if record["applied"]["background"] == "given":
+        notes.append("masks made elsewhere, scored as they are")
     if record["applied"]["background"] == "model" and not row.method.startswith("sanity"):
         notes.append("has a background channel of its own; the protocol's background rule does not apply")
     if row.limit:

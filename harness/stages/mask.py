@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from harness.data.base import IGNORE, open_rgb, save_mask
 from harness.method import Refiner
 from harness.pseudomask import Rules, open_classes, probabilities
+from harness.registry import Registry
 from harness.stages import Task
 from harness.stages.score import read_scores
 
@@ -27,7 +30,7 @@ def run(task: Task) -> None:
     labels = np.array(split["labels"])
     class_of = np.full(256, IGNORE, np.uint8)  # what a position stands for; what stands for none stays unlabelled
     class_of[: len(config["class_ids"])] = config["class_ids"]
-    refiner = _refiner(task)
+    refiner = load_refiner(config["refine"], task.registry)
     shard = list(read_scores(scores, config["shard"]))
     for done, (image_id, maps, presence) in enumerate(shard, 1):
         classes = open_classes(rules, labels[row[image_id]], presence)
@@ -37,21 +40,21 @@ def run(task: Task) -> None:
             save_mask(task.out / f"{image_id}.png", class_of[maps[0]])
             continue
         scored = probabilities(maps, classes, (height, width), rules, output)
-        best = scored.argmax(0).numpy()
-        if refiner is not None:
-            best = refine(refiner, open_rgb(task.pictures[row[image_id]]), scored).argmax(0)
+        best = best_channel(scored, refiner, task.pictures[row[image_id]])
         save_mask(task.out / f"{image_id}.png", class_of[np.array([0, *classes])[best]])
 
 
-def refine(refiner: Refiner, image: np.ndarray, scored: Tensor) -> np.ndarray:
-    """Make scores sum to one over the channels, and refine them."""
+def best_channel(scored: Tensor, refiner: Refiner | None, picture: Path) -> np.ndarray:
+    """Return (H, W) which channel is best at each pixel, refined by the picture if there is a refiner."""
+    if refiner is None:
+        return scored.argmax(0).numpy()
     normal = scored / scored.sum(0).clamp(min=1e-7)
-    return refiner.refine(image, normal.numpy())
+    return refiner.refine(open_rgb(picture), normal.numpy()).argmax(0)
 
 
-def _refiner(task: Task) -> Refiner | None:
-    chosen = task.config["refine"]
+def load_refiner(chosen: dict[str, Any] | None, registry: Registry) -> Refiner | None:
+    """Return the refiner of a stage's configuration."""
     if chosen is None:
         return None
-    refiner_class: type[Refiner] = task.registry.load("refiner", chosen["name"])
+    refiner_class: type[Refiner] = registry.load("refiner", chosen["name"])
     return refiner_class(refiner_class.Params.model_validate(chosen["params"]))

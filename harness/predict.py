@@ -1,0 +1,118 @@
+"""Masks for anybody's photos from a trained cell, made as the cell's own masks were made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from harness.data.base import open_rgb, voc_palette
+from harness.errors import UserError, closest
+from harness.method import Method
+from harness.protocol import Protocol, effective_gating
+from harness.pseudomask import Rules, open_classes, probabilities
+from harness.registry import Registry
+from harness.report.figures import new_figure, save
+from harness.spec import refiner_config
+from harness.stages.fit import load_model
+from harness.stages.mask import best_channel, load_refiner
+from harness.stages.score import merged_scores
+from harness.store import Store
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class Predictor:
+    """The model and the rules of a cell.
+
+    Parameters
+    ----------
+    record : dict
+        Of a cell that is done.
+    store : Store
+        Holds its trained model.
+    registry : Registry
+    classes : sequence of str
+        What the photos may show, by name; empty lets the model say it, where it can, and else admits every class.
+    device : {"cpu", "cuda"}
+
+    Attributes
+    ----------
+    names : list of str
+        Class names by mask index; unused indices are empty.
+    gating : str
+        Which classes may appear, in words.
+
+    Raises
+    ------
+    UserError
+        If the cell has no trained model, or there is no such class.
+    """
+
+    def __init__(
+        self, record: dict[str, Any], store: Store, registry: Registry, classes: Sequence[str] = (), device: str = "cpu"
+    ) -> None:
+        if record["status"] != "done" or record["artefacts"]["fit"] is None:
+            raise UserError(f"{record['title']} ({record['key'][:8]}) has no trained model")
+        self.spec, self.names, self.device = record["spec"], record["classes"], device
+        protocol = Protocol.model_validate(self.spec["protocol"])
+        method_class: type[Method] = registry.load("method", self.spec["method"])
+        self.method = method_class(method_class.Params.model_validate(self.spec["params"]))
+        self.model = load_model(self.method, store.need("fit", record["artefacts"]["fit"])).to(device)
+        self.refiner = load_refiner(refiner_config(registry, protocol), registry)
+        self.protocol = protocol
+        self.labels = np.zeros(len(self.names), int)
+        for name in classes:
+            if name not in self.names[1:]:
+                raise UserError(f"this cell knows no class '{name}': {closest(name, self.names[1:])}")
+            self.labels[self.names.index(name)] = 1
+        held_out = protocol.class_gating.held_out
+        rule = "gt" if classes else effective_gating(self.method, "predicted:0.5" if held_out == "gt" else held_out)
+        self.gating = f"given: {', '.join(classes)}" if classes else rule
+        background = record["applied"]["background"]
+        kind, _, split = background.partition(":")
+        if kind == "swept_on":
+            background = f"fixed:{record['metrics'][split]['best_threshold']}"
+        self.rules = Rules(rule, protocol.normalisation, background, protocol.align_corners)
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Return the (H, W) uint8 mask of a photo: positions in `names`."""
+        image = open_rgb(path)
+        size = self.protocol.size or self.spec["params"]["inference_size"]
+        with torch.set_grad_enabled(self.method.needs_grad):
+            maps, presence = merged_scores(
+                self.method, self.model, [image], None, size, self.protocol.scales, self.protocol.flip, self.device
+            )
+        present = None if presence is None else presence[0].cpu().numpy()
+        classes = open_classes(self.rules, self.labels, present)
+        scored = probabilities(maps[0].cpu().numpy(), classes, image.shape[:2], self.rules, self.method.output)
+        return np.array([0, *classes], np.uint8)[best_channel(scored, self.refiner, path)]
+
+
+def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return a picture with its mask's colours over it, (H, W, 3) uint8; background stays as it is."""
+    colours = np.array(voc_palette(), np.uint8).reshape(-1, 3)[mask]
+    return np.where(mask[..., None] > 0, (0.45 * image + 0.55 * colours).astype(np.uint8), image)
+
+
+def contact_sheet(shown: list[tuple[str, np.ndarray, list[str]]], path: Path, columns: int = 6) -> None:
+    """Draw overlays in a grid, each titled with its name and the classes found in it."""
+    rows = -(-len(shown) // columns)
+    figure = new_figure(2.2 * min(columns, len(shown)), 2.3 * rows)
+    for axis in (axes := figure.subplots(rows, min(columns, len(shown)), squeeze=False).flat):
+        axis.set_axis_off()
+    for axis, (name, picture, found) in zip(axes, shown, strict=False):
+        axis.imshow(picture)
+        axis.set_title(f"{name}\n{', '.join(found) or 'nothing found'}", fontsize=7)
+    save(figure, path)
+
+
+def thumbnail(picture: np.ndarray, side: int = 320) -> np.ndarray:
+    """Return a picture no larger than `side` pixels either way."""
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side))
+    return np.asarray(image)
