@@ -65,7 +65,7 @@ class Registry:
     Parameters
     ----------
     plugins : iterable of str
-        Files, package folders or importable modules, as given with `--plugins`.
+        Python or YAML files, package folders or importable modules, as given with `--plugins`.
     """
 
     def __init__(self, plugins: Iterable[str] = ()) -> None:
@@ -142,7 +142,9 @@ class Registry:
     def _given(self) -> Iterator[Entry]:
         for plugin in self.plugins:
             path = Path(plugin)
-            if path.exists():
+            if path.suffix in (".yaml", ".yml"):
+                yield _data_file(plugin, path)
+            elif path.exists():
                 yield from _import_and_list(plugin, path.stem, lambda path=path: _import_path(path), path)
             else:
                 yield from _import_and_list(
@@ -210,6 +212,17 @@ def _built_in_data() -> Iterator[Entry]:
                 yield Entry(kind, name, "built-in", single, summary=value.get("summary", ""))
         for path in sorted((configs() / stem).glob("*.yaml")):
             yield Entry(kind, path.stem, "built-in", path, summary=read_yaml(path).get("summary", ""))
+
+
+def _data_file(plugin: str, path: Path) -> Entry:
+    """List a YAML file of the user's; the folder that it lies in says of which kind it is."""
+    kind = next((kind for kind, folder in DATA_KINDS.items() if path.absolute().parent.name == folder), "")
+    if not kind:
+        raise UserError(f"--plugins {plugin}: put it into a folder named {' or '.join(DATA_KINDS.values())}")
+    try:
+        return Entry(kind, path.stem, plugin, path, summary=read_yaml(path).get("summary", ""))
+    except UserError as error:
+        return Entry(kind, path.stem, plugin, path, broken=str(error))
 
 
 def _read_data(path: Path) -> dict[str, dict[str, Any]]:

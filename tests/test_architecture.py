@@ -30,6 +30,7 @@ LAYERS = [
     {"record"},
     {"schedule", "progress"},
     {"report", "doctor"},
+    {"predict"},
     {"cli"},
 ]
 DOORS = {

@@ -94,5 +94,19 @@ def test_a_taken_name_is_broken_not_replaced(tmp_path: Path) -> None:
     assert any("taken by built-in" in entry.broken for entry in registry.entries("method"))
 
 
+def test_a_yaml_file_is_of_the_kind_that_its_folder_names(tmp_path: Path) -> None:
+    folder = tmp_path / "protocols"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("summary: ours\nflip: max\n")
+    (folder / "bad.yaml").write_text("summary: [\n")
+    registry = Registry([str(folder / "mine.yaml"), str(folder / "bad.yaml")])
+    assert registry.load("protocol", "mine") == {"summary": "ours", "flip": "max"}
+    with pytest.raises(UserError, match=r"broken: .*bad\.yaml"):
+        registry.entry("protocol", "bad")
+    (tmp_path / "lost.yaml").write_text("summary: ours\n")
+    with pytest.raises(UserError, match="folder named backbones or protocols"):
+        Registry([str(tmp_path / "lost.yaml")]).names("protocol")
+
+
 def test_a_missing_plugin_is_broken(tmp_path: Path) -> None:
     assert Registry(["no_such_module_at_all"]).entries("method", "no_such*")[0].broken

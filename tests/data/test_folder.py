@@ -86,6 +86,7 @@ def test_photos_without_masks_are_segmented_and_those_with_are_scored(harness: R
     assert set().union(*map(set, said["found"].values())) <= {"red"}
     out = mine.parent / "out"
     assert len(list((out / "masks").iterdir())) == len(list((out / "overlays").iterdir())) == 8
-    assert Image.open(out / "contact-sheet.png").size[0] > 500
+    with Image.open(out / "contact-sheet.png") as sheet:
+        assert sheet.size[0] > 500
     unknown = harness("predict", record["key"][:8], *photos, "--classes", "rad")
     assert (unknown.returncode, "did you mean 'red'" in unknown.stderr) == (2, True)
