@@ -17,7 +17,7 @@ from harness.registry import Registry
 from harness.torchvision_ops import ensure_importable
 
 PREFIX = "timm:"
-DEFAULT_STRIDE = 16  # of convolutional backbones; ours: the paper names none
+DEFAULT_STRIDE = 16  # of convolutional backbones
 
 
 @dataclass(frozen=True)

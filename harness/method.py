@@ -41,6 +41,11 @@ class TrainParams(Params):
     image_size : int
         Side in pixels to which a picture is squashed for training.
     epochs, batch_size : int
+    stride : int
+        Pixels per feature of a convolutional backbone, by dilation, so that its weights stay usable; a ViT's is its
+        patch. 16 is ours: the paper names none.
+    accumulate : int
+        Batches whose gradients are averaged for one step of the optimiser.
     lr : float
         Learning rate of the default phase.
     """
@@ -48,6 +53,8 @@ class TrainParams(Params):
     image_size: int = Field(384, ge=16)
     epochs: int = Field(10, ge=0)
     batch_size: int = Field(16, ge=1)
+    accumulate: int = Field(1, ge=1)
+    stride: Literal[8, 16, 32] = 16
     lr: float = Field(1e-4, gt=0)
 
 
@@ -162,8 +169,8 @@ class Method:
         """Return why a cell makes no sense for this method, or None."""
         return None
 
-    def backbone_options(self) -> dict[str, Any]:
-        """Return further arguments for `timm.create_model`, such as drop rates."""
+    def backbone_options(self, family: str) -> dict[str, Any]:
+        """Return further arguments of `timm.create_model` for a backbone of a family, such as drop rates."""
         return {}
 
     def build(self, backbone: Any, num_classes: int) -> nn.Module:

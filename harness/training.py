@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -170,14 +171,18 @@ def _start(phase: Phase, model: nn.Module) -> torch.optim.Optimizer:
 def _epoch(
     method: Method, model: nn.Module, optimizer: torch.optim.Optimizer, at: _Place, data: TrainingData, session: Session
 ) -> None:
-    """Train one epoch; everything random in it follows from the seed and the epoch alone."""
+    """Train one epoch; everything random in it follows from the seed and the epoch alone.
+
+    Batches that do not fill a last step of the optimiser are left out, as a last, smaller batch is.
+    """
     params = method.params
-    per_epoch = max(1, len(data) // params.batch_size)
+    accumulate = min(params.accumulate, max(1, len(data) // params.batch_size))
+    per_epoch = max(1, len(data) // params.batch_size // accumulate * accumulate)
     meter = _Meter(session, at, per_epoch)
     torch.manual_seed(derive(session.seed, "epoch", at.epoch))
     model.train()
     batches = data.batches(params.image_size, params.batch_size, derive(session.seed, "order", at.epoch))
-    for index, batch in enumerate(batches):
+    for index, batch in enumerate(itertools.islice(batches, per_epoch)):
         progress = (at.epoch - at.first + index / per_epoch) / at.phase.epochs
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * at.phase.schedule(progress)
@@ -185,9 +190,10 @@ def _epoch(
         step = Step(at.epoch, at.epochs, at.epoch * per_epoch + index, at.epochs * per_epoch)
         with session.autocast():
             losses = method.training_step(model, batch, step)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
+        (torch.stack(list(losses.values())).sum() / accumulate).backward()
+        if (index + 1) % accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         meter.add(losses)
     session.curves.append({"epoch": at.epoch + 1, "lr": optimizer.param_groups[0]["lr"], **meter.means()})
 

@@ -32,7 +32,7 @@ class Toy(VOCLayout):
     weights = "random"
     needs_root = False
     settings = {
-        "*": {"image_size": 96, "inference_size": 192, "epochs": 8, "batch_size": 8},
+        "*": {"image_size": 96, "inference_size": 192, "epochs": 8, "batch_size": 8, "accumulate": 1},
         "cam": {"lr": 3e-5, "head_lr_factor": 30},
         "vitpcm": {"lr": 2e-4, "warmup_epochs": 0, "unfreeze_blocks": "all"},
     }

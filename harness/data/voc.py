@@ -109,7 +109,7 @@ class VOC12Animals(VOC12):
     subset = ("cat", "cow", "dog", "horse", "person", "sheep")
     note = "voc12-animals is a part of VOC 2012: its scores are not VOC 2012 scores"
     settings = {
-        "*": {"image_size": 224, "inference_size": 448, "epochs": 4},
+        "*": {"image_size": 224, "inference_size": 448, "epochs": 4, "accumulate": 1},
         "vitpcm": {"backbone_dropout": 0.0, "flip_ud": 0.0, "transpose": 0.0},
     }
 

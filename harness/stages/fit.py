@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from harness.backbones import Weights, build_backbone
+from harness.backbones import DEFAULT_STRIDE, PREFIX, Backbone, Weights, build_backbone, family
 from harness.method import Method
+from harness.registry import Registry
 from harness.stages import Task
 from harness.store import Artefact
 from harness.training import Session, TrainingData, derive
@@ -19,8 +20,13 @@ from harness.training import Session, TrainingData, derive
 def build_model(method: Method, identifier: str, weights: Weights, num_classes: int, seed: int) -> nn.Module:
     """Build a method's model, from start weights and a seed."""
     torch.manual_seed(derive(seed, "build"))
-    backbone = build_backbone(identifier, weights, method.backbone_options()) if identifier else None
-    return method.build(backbone, num_classes)
+    return method.build(_backbone(method, identifier, weights) if identifier else None, num_classes)
+
+
+def _backbone(method: Method, identifier: str, weights: Weights) -> Backbone:
+    kind = family(PREFIX + identifier, Registry())
+    stride = getattr(method.params, "stride", DEFAULT_STRIDE)
+    return build_backbone(identifier, weights, method.backbone_options(kind), stride)
 
 
 def load_model(method: Method, fitted: Artefact) -> nn.Module:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from wsss_methods.vitpcm import losses, views
 from wsss_methods.vitpcm.model import PCMNet
 
 from harness import Batch, Method, Phase, Step, TrainParams
+
+# What the paper's text says where the official code does otherwise; it is silent on the rest.
+PAPER = {
+    "warmup_epochs": 2,
+    "unfreeze_blocks": 4,
+    "l2": 0.1,
+    "init_std": 1.0,
+    "target": "merged",
+    "sharpen": False,
+}
 
 
 class VitPCMParams(TrainParams):
@@ -18,6 +28,9 @@ class VitPCMParams(TrainParams):
 
     Attributes
     ----------
+    variant : {"code", "paper"}
+        Whose word is taken where code and paper disagree, for the settings that are not given themselves:
+        `warmup_epochs`, `unfreeze_blocks`, `l2`, `init_std`, `target` and `sharpen`.
     equivariance : bool
         Whether L_ET and its second branch take part.
     hv_bilstm : bool
@@ -34,6 +47,10 @@ class VitPCMParams(TrainParams):
         Epochs with a frozen backbone, at `warmup_lr`.
     unfreeze_blocks : int or "all"
         How many of a ViT's last blocks are trained after that, with its last norm, at `lr`; a CNN is trained whole.
+    target : {"plain", "merged"}
+        Which branch is the target of L_ET: the first one, or that of the merged pictures.
+    sharpen : bool
+        Whether the target is masked by the image labels and stretched to a maximum of 1 per class.
     crop_probability : float
         Of a crop in the second branch.
     flip_lr, flip_ud, transpose : float
@@ -42,10 +59,12 @@ class VitPCMParams(TrainParams):
         Whether colours are changed, in each branch.
     """
 
+    variant: Literal["code", "paper"] = "code"
     image_size: int = Field(384, ge=64)
     inference_size: int = Field(960, ge=16, json_schema_extra={"stage": "score"})
     epochs: int = Field(80, ge=0)
     batch_size: int = Field(16, ge=4, multiple_of=4)
+    accumulate: int = Field(4, ge=1)
     lr: float = Field(1e-4, gt=0)
     equivariance: bool = True
     hv_bilstm: bool = True
@@ -57,11 +76,18 @@ class VitPCMParams(TrainParams):
     warmup_epochs: int = Field(1, ge=0)
     warmup_lr: float = Field(1e-3, gt=0)
     unfreeze_blocks: int | Literal["all"] = 5
+    target: Literal["plain", "merged"] = "plain"
+    sharpen: bool = True
     crop_probability: float = Field(0.3, ge=0, le=1)
     flip_lr: float = Field(0.5, ge=0, le=1)
     flip_ud: float = Field(0.5, ge=0, le=1)
     transpose: float = Field(0.5, ge=0, le=1)
     jitter: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_papers_word(cls, values: Any) -> Any:
+        return PAPER | values if values.get("variant") == "paper" else values
 
 
 class VitPCM(Method):
@@ -76,8 +102,8 @@ class VitPCM(Method):
 
     params: VitPCMParams
 
-    def backbone_options(self) -> dict[str, Any]:
-        return {"proj_drop_rate": self.params.backbone_dropout}
+    def backbone_options(self, family: str) -> dict[str, Any]:
+        return {"proj_drop_rate": self.params.backbone_dropout} if family == "vit" else {}
 
     def build(self, backbone: Any, num_classes: int) -> nn.Module:
         p = self.params
@@ -104,20 +130,41 @@ class VitPCM(Method):
 
     def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
         p = self.params
-        stride = model.backbone.stride
-        grid = p.image_size // stride
+        grid = p.image_size // model.backbone.stride
         flips = batch.images.new_tensor([p.flip_lr, p.flip_ud, p.transpose])
         plain = views.draw_plain(len(batch.images), grid, flips)
         shown = plain.turn(self._recolour(batch.images))
-        result = {"mce": losses.mce(losses.pool(model(shown).float()), batch.labels)}
-        result["l2"] = p.l2 * model.classifier.weight.square().sum()
+        own = model(shown).float()
+        losses_of = {
+            "mce": losses.mce(losses.pool(own), batch.labels),
+            "l2": p.l2 * model.classifier.weight.square().sum(),
+        }
         if p.equivariance:
             small = views.draw_small(len(shown), grid, max(2, round(grid / 3)), grid // 2, p.crop_probability, flips)
-            target = plain.unturn(_inference(model, shown))
-            tiles = small.show(self._recolour(batch.images), stride)
-            student = views.split(model(views.merge(tiles)).float())
-            result["et"] = losses.equivariance(student, losses.sharpen(small.show(target), batch.labels))
-        return result
+            merged = views.merge(small.show(self._recolour(batch.images), model.backbone.stride))
+            losses_of["et"] = self._equivariance(model, batch.labels, (plain, shown, own), (small, merged))
+        return losses_of
+
+    def _equivariance(
+        self, model: Any, labels: Tensor, first: tuple[views.View, Tensor, Tensor], second: tuple[views.View, Tensor]
+    ) -> Tensor:
+        """Return L_ET: one branch without dropout and gradient is the target of the other.
+
+        The code compares in the frame of the merged branch, where every patch was seen by both; the paper brings both
+        branches back to the frame of the picture, where a crop leaves patches that only one has seen.
+        """
+        plain, shown, own = first
+        small, merged = second
+        seen = None
+        if self.params.target == "plain":
+            target = small.show(plain.unturn(_inference(model, shown)))
+            student = views.split(model(merged).float())
+        else:
+            target, seen = small.back(views.split(_inference(model, merged)), own.shape[-1])
+            student = plain.unturn(own)
+        if self.params.sharpen:
+            target = losses.sharpen(target, labels)
+        return losses.equivariance(student, target, seen)
 
     def _recolour(self, images: Tensor) -> Tensor:
         return views.jitter(images) if self.params.jitter else images

@@ -39,7 +39,16 @@ def sharpen(probabilities: Tensor, labels: Tensor) -> Tensor:
     return peaked / peaked.sum(1, keepdim=True).clamp(min=EPSILON)
 
 
-def equivariance(student: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy between the branches (equation 8), mean over pictures and patches: (B, K, h, w) each."""
+def equivariance(student: Tensor, target: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Cross-entropy between the branches (equation 8), mean over pictures and patches.
+
+    Parameters
+    ----------
+    student, target : Tensor
+        (B, K, h, w) probabilities.
+    seen : Tensor, optional
+        (B, h, w) bool: the patches that both branches saw; all, unless given.
+    """
     normal = student / student.sum(1, keepdim=True).clamp(min=EPSILON)
-    return -(target * normal.clamp(EPSILON, 1 - EPSILON).log()).sum(1).mean()
+    loss = -(target * normal.clamp(EPSILON, 1 - EPSILON).log()).sum(1)
+    return loss.mean() if seen is None else loss[seen].mean()

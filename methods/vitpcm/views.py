@@ -50,6 +50,20 @@ class View:
             maps = torch.where(flip[:, None, None, None], operation(maps), maps)
         return maps
 
+    def back(self, maps: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Bring (B, C, out, out) maps of the view back to whole pictures of `side` patches.
+
+        Returns
+        -------
+        Tensor, Tensor
+            (B, C, side, side) maps, upscaled bilinearly to where the view looked; and (B, side, side), True there.
+        """
+        lines = torch.arange(side, device=maps.device) - self.offset[:, :, None]
+        where = lines / (self.extent[:, None, None] - 1)  # (B, 2, side), 0 to 1 inside
+        inside = (where >= 0) & (where <= 1)
+        sampled = _sample(self.unturn(maps), where)
+        return sampled, inside[:, 0, :, None] & inside[:, 1, None, :]
+
     def _resample(self, maps: Tensor, patch: int) -> Tensor:
         """Crop and resize bilinearly, corner pixels onto corner pixels."""
         side, out = maps.shape[-1], self.out * patch
@@ -57,9 +71,15 @@ class View:
             return maps
         steps = torch.linspace(0, 1, out, device=maps.device)
         lines = self.offset[:, :, None] * patch + steps * (self.extent * patch - 1)[:, None, None]  # (B, 2, out)
-        rows, columns = (2 * lines / max(side - 1, 1) - 1).unbind(1)
-        where = torch.stack([columns[:, None, :].expand(-1, out, -1), rows[:, :, None].expand(-1, -1, out)], -1)
-        return functional.grid_sample(maps, where.to(maps.dtype), mode="bilinear", align_corners=True)
+        return _sample(maps, lines / max(side - 1, 1))
+
+
+def _sample(maps: Tensor, lines: Tensor) -> Tensor:
+    """Read (B, C, s, s) maps at (B, 2, out) rows and columns, 0 and 1 being the centres of the corner pixels."""
+    out = lines.shape[-1]
+    rows, columns = (2 * lines - 1).unbind(1)
+    where = torch.stack([columns[:, None, :].expand(-1, out, -1), rows[:, :, None].expand(-1, -1, out)], -1)
+    return functional.grid_sample(maps, where.to(maps.dtype), mode="bilinear", align_corners=True)
 
 
 _FLIPS = (lambda maps: maps.flip(3), lambda maps: maps.flip(2), lambda maps: maps.transpose(2, 3))

@@ -227,6 +227,50 @@ def test_switches_and_gradients(switches: dict[str, bool], names: set[str]) -> N
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.head_parameters())
 
 
+def test_the_papers_word_is_taken_only_where_nothing_else_was_said() -> None:
+    code, paper = VitPCMParams(), VitPCMParams(variant="paper")
+    differs = {name: value for name, value in paper if value != getattr(code, name)}
+    assert differs == {
+        "variant": "paper", "warmup_epochs": 2, "unfreeze_blocks": 4, "l2": 0.1, "init_std": 1.0, "target": "merged",
+        "sharpen": False,
+    }  # fmt: skip
+    assert VitPCMParams(variant="paper", l2=0.5).l2 == 0.5
+    assert (code.warmup_epochs, code.unfreeze_blocks, code.l2, code.init_std) == (1, 5, 0.01, 0.05)
+    assert code.batch_size * code.accumulate == 64
+
+
+def test_the_papers_target_is_the_merged_branch_and_gets_no_gradient() -> None:
+    from harness import Batch, Step
+
+    torch.manual_seed(0)
+    method = VitPCM(VitPCMParams(image_size=96, variant="paper", crop_probability=1.0))
+    model = method.build(Patches(), 3).train()
+    seen: list[tuple[bool, bool]] = []
+    model.register_forward_hook(lambda model, _, out: seen.append((model.training, out.requires_grad)))
+    found = method.training_step(model, Batch(torch.rand(4, 3, 96, 96), torch.ones(4, 3), []), Step(0, 1, 0, 1))
+    assert seen == [(True, True), (False, False)]  # the plain branch is the student; the merged one is only asked
+    found["et"].backward()
+    assert model.classifier.weight.grad is not None
+
+
+def test_a_view_is_brought_back_to_where_it_looked() -> None:
+    grid, extent, out = 6, 4, 3
+    crop = view(lr=True, transpose=True, offset=(1, 2), extent=extent, out=out)
+    tile = crop.show(coordinates(grid))
+    found, inside = crop.back(tile, grid)
+    expected = torch.zeros(grid, grid, dtype=torch.bool)
+    expected[1:5, 2:6] = True
+    assert torch.equal(inside[0], expected)
+    assert torch.allclose(found[0][:, expected], coordinates(grid)[0][:, expected])
+
+
+def test_only_patches_that_both_branches_saw_count() -> None:
+    student, target = torch.full((1, 2, 1, 2), 0.5), torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
+    student[0, :, 0, 1] = torch.tensor([0.9, 0.1])
+    loss = losses.equivariance(student, target, torch.tensor([[[True, False]]]))
+    assert loss.item() == pytest.approx(math.log(2))
+
+
 def test_l2_is_on_the_classifier_kernel_alone() -> None:
     from harness import Batch, Step
 
@@ -241,7 +285,7 @@ def test_phases_freeze_the_backbone_first_and_free_its_last_blocks_then() -> Non
     from harness.backbones import Weights, build_backbone
 
     method = VitPCM(VitPCMParams(epochs=80, unfreeze_blocks=2))
-    backbone = build_backbone("test_vit", Weights("random"), method.backbone_options())
+    backbone = build_backbone("test_vit", Weights("random"), method.backbone_options("vit"))
     model = method.build(backbone, 21)
     assert isinstance(model, PCMNet)
     first, second = method.phases(model)
