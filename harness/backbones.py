@@ -161,6 +161,13 @@ def build_backbone(
     return Backbone(net, identifier, kind, stride)
 
 
+def count_with_head(identifier: str) -> int:
+    """Count the parameters of a timm model as it was published, with its classifier; no memory is taken for them."""
+    with torch.device("meta"):
+        net = _timm().create_model(identifier, pretrained=False)
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
 def _load(net: Any, path: Path, identifier: str) -> None:
     """Load a checkpoint; every key but the classifier's must be there and fit."""
     state = read_state(path)

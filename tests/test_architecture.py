@@ -24,7 +24,7 @@ LAYERS = [
     {"registry", "torchvision_ops", "provenance", "lease"},
     {"method", "data", "training"},
     {"metrics", "pseudomask", "crf", "backbones", "store", "protocol", "external"},
-    {"spec", "bootstrap"},
+    {"spec", "bootstrap", "parameters"},
     {"stages"},
     {"worker", "plan", "graph"},
     {"record"},

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -122,3 +123,25 @@ def test_a_missing_file_and_an_unreachable_hub_say_what_to_do() -> None:
 def test_a_model_without_dense_features_is_refused() -> None:
     with pytest.raises(UserError, match="has no output_stride"):
         build_backbone("swin_tiny_patch4_window7_224", Weights("random"))
+
+
+def test_position_embeddings_are_resized_with_a_cubic_of_minus_one_half() -> None:
+    """From the 24x24 of 384 pixels to the 60x60 of 960, as TensorFlow does and unlike plain PyTorch."""
+    backbone = build_backbone("vit_tiny_patch16_384", Weights("random"))
+    dim, old, new = 192, 24, 60
+    embeddings = torch.randn(1, 1 + old * old, dim, generator=torch.Generator().manual_seed(0))
+    backbone.net.pos_embed.data.copy_(embeddings)
+    tokens = backbone.net._pos_embed(torch.zeros(1, new, new, dim))[:, 1:]
+    grid = embeddings[0, 1:].double().reshape(old, old, dim).numpy()
+
+    def cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
+        x = np.abs(x)
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+        return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    weights = cubic(centres[:, None] - np.arange(old))
+    weights /= weights.sum(1, keepdims=True)
+    expected = np.einsum("ri,sj,ijd->rsd", weights, weights, grid).reshape(new * new, dim)
+    np.testing.assert_allclose(tokens[0].detach().numpy(), expected, atol=1e-4)

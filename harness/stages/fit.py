@@ -11,6 +11,7 @@ from torch import nn
 
 from harness.backbones import DEFAULT_STRIDE, PREFIX, Backbone, Weights, build_backbone, family
 from harness.method import Method
+from harness.parameters import count_parameters
 from harness.registry import Registry
 from harness.stages import Task
 from harness.store import Artefact
@@ -51,19 +52,10 @@ def run(task: Task) -> None:
     path = task.locations.weights.get(config["weights"])
     weights = Weights("file", config["weights"], Path(path)) if path else Weights("random")
     model = build_model(method, config["timm"], weights, config["num_classes"], config["seed"])
-    parameters = count_parameters(model)
     session = Session(config["seed"], task.device, config["precision"], task.work / "training", task.progress)
     method.fit(model, data, session)
     save_file(
         {name: value.contiguous().cpu() for name, value in model.state_dict().items()}, task.out / "model.safetensors"
     )
     (task.out / "curves.json").write_text(json.dumps(session.curves))
-    (task.out / "parameters.json").write_text(json.dumps(parameters))
-
-
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Count parameters: `backbone` without head, at the grid it was pre-trained at; `added` by the method; `total`."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    backbone = getattr(model, "backbone", None)
-    inside = sum(parameter.numel() for parameter in backbone.parameters()) if isinstance(backbone, nn.Module) else 0
-    return {"backbone": inside, "added": total - inside, "total": total}
+    (task.out / "parameters.json").write_text(json.dumps(count_parameters(model, config["timm"])))
