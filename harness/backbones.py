@@ -79,6 +79,30 @@ class Backbone(nn.Module):
         tokens = features[:, self.net.num_prefix_tokens :]
         return tokens.transpose(1, 2).reshape(len(images), self.dim, height, width)
 
+    def attention(self, images: Tensor) -> Tensor:
+        """Return (B, heads, h, w) attention of a ViT's last class token to the patches, of (B, 3, H, W) in [0, 1].
+
+        Raises
+        ------
+        UserError
+            If the backbone has no class token.
+        """
+        if self.family != "vit" or getattr(self.net, "cls_token", None) is None:
+            raise UserError(f"{self.timm_id} has no class token, so no attention to show")
+        layer = self.net.blocks[-1].attn
+        seen: list[Tensor] = []
+        hook = layer.qkv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        try:
+            self.net.forward_features((images - self.mean) / self.std)
+        finally:
+            hook.remove()
+        batch, tokens, _ = seen[0].shape
+        query, key, _ = seen[0].view(batch, tokens, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)
+        query, key = layer.q_norm(query), layer.k_norm(key)
+        weights = (query[:, :, :1] @ key.transpose(2, 3) * layer.scale).softmax(3)
+        height, width = (-(-side // self.stride) for side in images.shape[-2:])
+        return weights[:, :, 0, self.net.num_prefix_tokens :].view(batch, layer.num_heads, height, width)
+
 
 def timm_id(name: str, registry: Registry) -> str:
     """Return the timm id of a backbone's short name, or of `timm:<id>`.

@@ -157,8 +157,8 @@ def finalise(confusions: Confusions, definition: str = "pooled") -> dict[str, An
     dict
         `miou`. Per class, None where undefined: `iou`; `precision` = right / predicted; `recall` = right / true; `fp` =
         (predicted - right) / union and `fn` = (true - right) / union, so that iou + fp + fn = 1. `pixacc`: share of
-        pixels right; `macc`: mean recall; `coverage`: share of pixels predicted as any of the classes; `pixels`: how
-        many counted. All shares in [0, 1].
+        pixels right; `macc`: mean recall; `foreground`: IoU of all classes but the background, as if they were one;
+        `coverage`: share of pixels predicted as any of the classes; `pixels`: how many counted. All shares in [0, 1].
     """
     total = confusions.total()
     right = np.diagonal(total).astype(np.float64)
@@ -166,6 +166,8 @@ def finalise(confusions: Confusions, definition: str = "pooled") -> dict[str, An
     union = true + predicted - right
     recall = _share(right, true)
     pixels = int(total.sum())
+    inside = total[1:, 1:-1].sum()
+    around = total[1:].sum() + total[0, 1:-1].sum()
     return {
         "miou": _known(DEFINITIONS[definition](confusions)),
         "iou": _listed(_share(right, union)),
@@ -174,6 +176,7 @@ def finalise(confusions: Confusions, definition: str = "pooled") -> dict[str, An
         "fp": _listed(_share(predicted - right, union)),
         "fn": _listed(_share(true - right, union)),
         "pixacc": right.sum() / pixels if pixels else None,
+        "foreground": inside / around if around else None,
         "macc": float(np.nanmean(recall)) if pixels else None,
         "coverage": predicted.sum() / pixels if pixels else None,
         "pixels": pixels,

@@ -39,6 +39,12 @@ def test_scores_by_hand() -> None:
     assert scores["pixels"] == 5
 
 
+def test_foreground_is_every_class_as_one() -> None:
+    scores = scores_of(confusion(TRUTH, PREDICTION, [0, 1, 2]))
+    assert scores["foreground"] == pytest.approx(2 / 4)  # two right; one background pixel and one missed besides
+    assert scores_of(confusion(TRUTH, np.full_like(TRUTH, 255), [0, 1, 2]))["foreground"] == 0.0
+
+
 def test_a_predicted_255_is_wrong_and_lowers_coverage() -> None:
     prediction = PREDICTION.copy()
     prediction[0, 0] = 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,8 @@ def run_cells(
     from harness.schedule import Scheduler
     from harness.store import Store
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would ignore the first
+        signal.signal(number, signal.default_int_handler)
     console = messages()
     if any(cell.weights == "hub" for cell in cells):
         console.print("weights from the hub are fetched once and kept; looking for them", highlight=False)

@@ -52,7 +52,7 @@ def command(
 def _scores(record: dict[str, Any]) -> None:
     splits = record["metrics"]
     table = Table("", *splits, box=None, pad_edge=False)
-    for name in ("miou", "pixacc", "macc", "coverage"):
+    for name in ("miou", "pixacc", "macc", "coverage", "foreground"):
         table.add_row(name, *(_percent(metrics[name]) for metrics in splits.values()))
     for number, name in enumerate(record["classes"]):
         table.add_row(f"IoU {name}", *(_percent(metrics["iou"][number]) for metrics in splits.values()))
