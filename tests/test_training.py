@@ -147,3 +147,40 @@ def test_squash_is_a_picture_in_unit_range() -> None:
     assert squashed[0, :, 0].tolist() == [0.0] * 16
     assert squashed[0, :, -1].tolist() == [1.0] * 16
     assert squashed[1:].max() == 0
+
+
+class Calm(Linear):
+    """The same without noise, and with plain steps, so that two small batches can be worth one large."""
+
+    name = "calm"
+
+    def phases(self, model: nn.Module) -> list[Phase]:
+        return [Phase(self.params.epochs, [{"params": model.parameters(), "lr": 0.1}], "SGD")]
+
+    def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+        assert isinstance(model, nn.ModuleDict)
+        return {"fit": (model["head"](batch.images.mean((2, 3))) - batch.labels).square().mean()}
+
+
+def test_accumulated_batches_are_worth_one_of_their_size(data: TrainingData, tmp_path: Path) -> None:
+    models = []
+    for number, (batch_size, accumulate) in enumerate([(8, 1), (4, 2), (2, 4)]):
+        method = Calm(TrainParams(image_size=16, epochs=3, batch_size=batch_size, accumulate=accumulate))
+        torch.manual_seed(0)
+        models.append(method.build(None, 5))
+        train(method, models[-1], data, session(tmp_path / str(number)))
+    for other in models[1:]:
+        for one, two in zip(models[0].parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(one, two)
+
+
+def test_batches_that_fill_no_step_are_left_out(data: TrainingData, tmp_path: Path) -> None:
+    method = Calm(TrainParams(image_size=16, epochs=1, batch_size=2, accumulate=3))  # 10 pictures: 5 batches, 1 step
+    model = method.build(None, 5)
+    assert isinstance(model, nn.ModuleDict)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    seen: list[object] = []
+    model["head"].register_forward_hook(lambda *call: seen.append(call))
+    train(method, model, data, session(tmp_path))
+    assert len(seen) == 3
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
