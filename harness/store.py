@@ -87,11 +87,12 @@ class Store:
     def __init__(self, root: Path, create: bool = False) -> None:
         self.root = root.absolute()
         marker = self.root / "store.json"
-        if create and not marker.exists():
+        if create:
             try:
                 for name in ("records", "artefacts", "work", "leases", "cache"):
                     (self.root / name).mkdir(parents=True, exist_ok=True)
-                write_atomic(marker, json.dumps({"schema": SCHEMA}) + "\n")
+                if not marker.exists():
+                    write_atomic(marker, json.dumps({"schema": SCHEMA}) + "\n")
             except OSError as error:
                 raise UserError(f"cannot write results to {root}: {error.strerror}; choose another --results") from None
         if not marker.exists():

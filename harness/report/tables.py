@@ -160,7 +160,7 @@ def _score(records: pd.DataFrame, score: tuple[str, str, str]) -> str:
         return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
     if score[2] == "miou":
         low, high = 100 * _select(records, (*score[:2], "low")), 100 * _select(records, (*score[:2], "high"))
-        return f"{values.iloc[0]:.1f} [{low.iloc[0]:.1f}, {high.iloc[0]:.1f}]"
+        return f"{values.iloc[0]:.1f} [{low.iloc[0]:.1f}–{high.iloc[0]:.1f}]"
     return f"{values.mean():.1f}"
 
 
@@ -268,7 +268,9 @@ def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str]) -> lis
 
 def show(table: Table, console: Console) -> None:
     """Print a table on a terminal."""
-    rich = RichTable(*table.columns, title=table.title, title_justify="left", box=None, pad_edge=False)
+    rich = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
+    for column in table.columns:
+        rich.add_column(column, overflow="fold")
     for number, row in enumerate(table.rows):
         cells = [f"[bold]{_escape(c)}[/]" if (number, n) in table.bold else _escape(c) for n, c in enumerate(row)]
         rich.add_row(*cells)
