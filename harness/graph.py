@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.data.index import SplitIndex
@@ -38,6 +39,7 @@ class CellGraph:
         self.dataset = planner.dataset(self.spec.dataset)
         self.class_ids = self.dataset.class_ids(self.protocol.classes)
         self.timm, self.weights = planner.backbone(self.method, self.spec.backbone, cell.weights)
+        self.checkpoint = planner.checkpoint(cell.checkpoint) if cell.checkpoint else None
         self.version = planner.registry.source_version("method", self.spec.method)
         self.background = effective_background(self.method, self.protocol)
         self.refiner = refiner_config(planner.registry, self.protocol)
@@ -76,6 +78,9 @@ class CellGraph:
                 "sha256": weights.sha256,
                 "file": weights.path.name if weights.path else "",
             },
+            "checkpoint": {"file": Path(self.cell.checkpoint).name, "sha256": self.checkpoint.sha256}
+            if self.checkpoint
+            else None,
             "method_version": self.version,
             "supervision": list(self.method.supervision),
             "applied": {"background": self.background, "gating": gating},
@@ -116,6 +121,8 @@ class CellGraph:
             "weights": self.weights.sha256 or self.weights.source, "num_classes": len(self.class_ids),
             "seed": self.spec.seed,
         }  # fmt: skip
+        if self.checkpoint:
+            config["checkpoint"] = self.checkpoint.sha256
         return self._add("fit", config, [self.labels(self.protocol.fit_split, masks=False)], self.title)
 
     def score(self, split: str) -> Node:

@@ -170,6 +170,15 @@ class Planner:
             )
         return self._splits[key]
 
+    def checkpoint(self, path: str) -> Any:
+        """Return a trained model's file, by its hash."""
+        from harness.backbones import resolve_weights
+
+        key = ("", path)
+        if key not in self._weights:
+            self._weights[key] = resolve_weights(path, "")
+        return self._weights[key]
+
     def brought(self, cell: Cell, method: Method, class_ids: list[int], indices: list[SplitIndex]) -> str:
         """Check the folder of an external method against the pictures of some splits; return a key of its content."""
         from harness.external import check_folder

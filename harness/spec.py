@@ -25,7 +25,8 @@ Seeds = Annotated[tuple[int, ...], BeforeValidator(as_tuple)]
 class RunSpec(Frozen):
     """One cell of the grid: everything that was asked for, with every default filled in.
 
-    `weights` is `random`, `hub`, `file` or `none`; which file is the record's business, by its hash.
+    `weights` is `random`, `hub`, `file` or `none`; which file is the record's business, by its hash. `checkpoint` says
+    whether the trained model was brought along instead of trained here.
     """
 
     method: str
@@ -36,6 +37,7 @@ class RunSpec(Frozen):
     protocol: Protocol
     seed: int
     limit: int | None = None
+    checkpoint: bool = False
 
     @property
     def title(self) -> str:
@@ -54,6 +56,7 @@ class Grid(Frozen):
     backbones: Names = ("vit_s16",)
     datasets: Names = ("toy",)
     weights: str | None = None
+    checkpoint: str | None = None
     protocols: Names = ("strict",)
     refine: Names = ()
     seeds: Seeds = (0,)
@@ -94,6 +97,8 @@ class Cell:
         Why it makes no sense; empty when it does.
     folder : Path or None
         Where the masks or scores of an external method are.
+    checkpoint : str
+        The file of a trained model, instead of a training; empty for none.
     """
 
     spec: RunSpec
@@ -101,6 +106,7 @@ class Cell:
     origins: dict[str, str]
     skip: str = ""
     folder: Path | None = None
+    checkpoint: str = ""
 
 
 def experiment(registry: Registry, name: str) -> Experiment:
@@ -141,7 +147,7 @@ def expand(grids: Sequence[Grid], registry: Registry) -> list[Cell]:
             for refine in grid.refine or (None,):
                 protocol = _protocol(registry, name, dataset, refine, grid.set)
                 cell = _cell(grid, registry, dataset, protocol, method, backbone, seed)
-                cells.setdefault(canonical([cell.spec.model_dump(mode="json"), cell.weights]), cell)
+                cells.setdefault(canonical([cell.spec.model_dump(mode="json"), cell.weights, cell.checkpoint]), cell)
     return list(cells.values())
 
 
@@ -180,8 +186,9 @@ def _cell(
         folder = Path(params["folder"]).absolute()
         params["folder"] = folder.name  # the content is in the keys; where it lies is nobody's business
     origins |= {key: "--set" for key in grid.set if key.startswith("protocol.")}
-    weights = grid.weights or dataset_class.weights
-    if not grid.weights:
+    checkpoint = grid.checkpoint if grid.checkpoint and method_class.families else ""
+    weights = grid.weights or ("random" if checkpoint else dataset_class.weights)
+    if not grid.weights and not checkpoint:
         origins["weights"] = f"dataset {dataset}"
     if not method_class.families:
         backbone = weights = "none"
@@ -194,8 +201,10 @@ def _cell(
         protocol=protocol,
         seed=seed,
         limit=grid.limit,
+        checkpoint=bool(checkpoint),
     )
-    return Cell(spec, weights, origins, _why_not(method_class(method_class.Params(**params)), spec, registry), folder)
+    skip = _why_not(method_class(method_class.Params(**params)), spec, registry)
+    return Cell(spec, weights, origins, skip, folder, checkpoint)
 
 
 def _settings(

@@ -239,7 +239,10 @@ def _method_notes(row: _Row) -> list[str]:
 
 
 def _weight_notes(row: _Row) -> list[str]:
-    weights = row.records.record.iloc[0]["weights"]
+    record = row.records.record.iloc[0]
+    weights, checkpoint = record["weights"], record["checkpoint"]
+    if checkpoint:
+        return [f"trained elsewhere: {checkpoint['file']}, sha256 {checkpoint['sha256'][:12]}"]
     return [f"{weights['file']}, sha256 {weights['sha256'][:12]}"] if weights["source"] == "file" else []
 
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from harness.backbones import DEFAULT_STRIDE, PREFIX, Backbone, Weights, build_backbone, family
+from harness.backbones import DEFAULT_STRIDE, PREFIX, Backbone, Weights, build_backbone, family, read_state
+from harness.errors import UserError
 from harness.method import Method
 from harness.parameters import count_parameters
 from harness.registry import Registry
@@ -38,6 +39,22 @@ def load_model(method: Method, fitted: Artefact) -> nn.Module:
     return model.eval()
 
 
+def load_checkpoint(model: nn.Module, path: Path) -> None:
+    """Load a trained model; every key must be there and fit.
+
+    Raises
+    ------
+    UserError
+        If it is of another model, with the first difference.
+    """
+    state = read_state(path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"checkpoint {path.name} is of another model: {reason}") from None
+
+
 def run(task: Task) -> None:
     """Write `model.safetensors`, `curves.json` and `parameters.json`."""
     config = task.config
@@ -53,7 +70,10 @@ def run(task: Task) -> None:
     weights = Weights("file", config["weights"], Path(path)) if path else Weights("random")
     model = build_model(method, config["timm"], weights, config["num_classes"], config["seed"])
     session = Session(config["seed"], task.device, config["precision"], task.work / "training", task.progress)
-    method.fit(model, data, session)
+    if "checkpoint" in config:
+        load_checkpoint(model, Path(task.locations.weights[config["checkpoint"]]))
+    else:
+        method.fit(model, data, session)
     save_file(
         {name: value.contiguous().cpu() for name, value in model.state_dict().items()}, task.out / "model.safetensors"
     )
