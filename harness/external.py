@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,14 @@ SUFFIXES = {"masks": (".png",), "scores": (".npy", ".npz")}
 _LARGEST = np.finfo(np.float16).max
 
 
-def check_folder(folder: Path, method: Method, channels: int, classes: int, indices: list[SplitIndex]) -> str:
+def check_folder(
+    folder: Path,
+    method: Method,
+    channels: int,
+    classes: int,
+    indices: list[SplitIndex],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> str:
     """Check that a folder holds what an external method promises, for every picture of some splits and for no other.
 
     Parameters
@@ -36,6 +44,8 @@ def check_folder(folder: Path, method: Method, channels: int, classes: int, indi
     classes : int
         How many the dataset has.
     indices : list of SplitIndex
+    progress : callable
+        Told (done, total) files.
 
     Returns
     -------
@@ -72,7 +82,10 @@ def check_folder(folder: Path, method: Method, channels: int, classes: int, indi
             return "", str(error).partition("\n")[0]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(try_to, pictures.values()))
+        results = []
+        for result in pool.map(try_to, pictures.values()):
+            results.append(result)
+            progress(len(results), len(pictures))
     problems |= {name: why for name, (_, why) in zip(pictures, results, strict=True) if why}
     if problems:
         raise UserError(complain(str(folder), f"{len(problems)} {kind}", dict(sorted(problems.items()))))

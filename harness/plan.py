@@ -185,7 +185,12 @@ class Planner:
 
         assert cell.folder
         content = check_folder(
-            cell.folder, method, len(class_ids), len(self.dataset(cell.spec.dataset).classes), indices
+            cell.folder,
+            method,
+            len(class_ids),
+            len(self.dataset(cell.spec.dataset).classes),
+            indices,
+            lambda done, total: self.scan(str(cell.folder), done, total),
         )
         self._brought[content] = str(cell.folder)
         return content

@@ -33,6 +33,8 @@ class Dataset:
         The classes that count unless the protocol says otherwise; empty means all.
     settings : dict
         Settings of methods, by method name or glob, where this dataset needs others than their defaults.
+    official : dict
+        How many pictures each official split has; a score on another number of them says so.
     note : str
         What a reader of a score must know about it; printed under every table.
     label_source : str
@@ -53,6 +55,7 @@ class Dataset:
     training_splits: ClassVar[tuple[str, ...]] = ("train",)
     subset: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[dict[str, dict[str, Any]]] = {}
+    official: ClassVar[dict[str, int]] = {}
     note: ClassVar[str] = ""
     label_source: ClassVar[str] = "masks"
     needs_root: ClassVar[bool] = True

@@ -100,12 +100,14 @@ class VOC12(VOCLayout):
     fit_split = "train_aug"
     eval_splits = ("train", "val")
     training_splits: ClassVar[tuple[str, ...]] = ("train", "train_aug", "trainaug")
+    official = {"train": 1464, "train_aug": 10582, "trainaug": 10582, "val": 1449, "test": 1456}
 
 
 class VOC12Animals(VOC12):
     """1,300 pictures of VOC 2012 that nearly all show one of six animals or persons: small enough for a laptop."""
 
     name = "voc12-animals"
+    official = {}
     subset = ("cat", "cow", "dog", "horse", "person", "sheep")
     note = "voc12-animals is a part of VOC 2012: its scores are not VOC 2012 scores"
     settings = {

@@ -266,6 +266,10 @@ def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str]) -> lis
         "of one seed: [95 % interval over pictures]; of several: mean ± standard deviation over seeds",
     ]
     dataset_class: type[Dataset] = Registry().load("dataset", dataset)
+    for split in splits:
+        whole, scored = dataset_class.official.get(split), record["pictures"][split]
+        if whole and whole != scored:
+            notes.append(f"{split}: {scored} of {whole} official pictures, so these are not {dataset} scores")
     return [*notes, dataset_class.note] if dataset_class.note else notes
 
 

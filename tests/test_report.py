@@ -1,0 +1,117 @@
+"""Tables against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from harness.protocol import Protocol
+from harness.report.frame import frame
+from harness.report.sensitivity import sensitivity, shared
+from harness.report.tables import Table, comparison, markdown, unfinished
+
+
+def record(method: str, miou: float, seed: int = 0, dataset: str = "toy", **protocol: Any) -> dict[str, Any]:
+    """A record of a cell that is done, with the given score on val, and ten points more on train."""
+    declared = Protocol(
+        name="strict", label_source="masks", fit_split="train", eval_splits=("train", "val"), **protocol
+    )
+    metrics = {
+        split: {
+            "miou": value, "interval": [value - 0.02, value + 0.03], "pixacc": value / 2, "macc": 0.1, "coverage": 1.0,
+            "pxap": 0.25, "iou": [value, value],
+        }
+        for split, value in (("train", miou + 0.1), ("val", miou))
+    }  # fmt: skip
+    return {
+        "key": f"{method}{seed}{protocol}", "title": method, "status": "done", "spec": {
+            "method": method, "params": {"epochs": 3}, "backbone": "vit_s16", "weights": "random", "dataset": dataset,
+            "protocol": declared.model_dump(mode="json"), "seed": seed, "limit": None,
+        },
+        "origins": {f"protocol.{name}": "--set" for name in protocol}, "timm": "vit_small", "checkpoint": None,
+        "weights": {"source": "random", "sha256": "", "file": ""}, "supervision": ["image_labels"],
+        "applied": {"background": declared.background}, "ground_truth": [], "classes": ["background", "kite"],
+        "data": {"train": "a", "val": "b"}, "pictures": {"train": 4, "val": 2}, "metrics": metrics,
+        "parameters": {"total": 23_600_000}, "artefacts": {"fit": f"{method}{seed}"},
+    }  # fmt: skip
+
+
+def cell(table: Table, method: str, column: str) -> str:
+    row = next(row for row in table.rows if row[0].split(" [")[0] == method)
+    return row[table.columns.index(column)]
+
+
+def test_one_seed_has_an_interval_and_several_have_a_spread() -> None:
+    rows = [record("vitpcm", 0.5), record("cam", 0.3, 0), record("cam", 0.4, 1), record("cam", 0.5, 2)]
+    (table,) = comparison(frame(rows))
+    assert cell(table, "vitpcm", "val BPM mIoU") == "50.0 [48.0–53.0]"
+    assert cell(table, "cam", "val BPM mIoU") == "40.0 ± 10.0"
+    assert cell(table, "cam", "seeds") == "0,1,2"
+    assert cell(table, "cam", "params") == "23.60 M"
+    assert [row[0] for row in table.rows] == ["vitpcm", "cam"]
+
+
+def test_unlike_protocols_never_share_a_table() -> None:
+    tables = comparison(frame([record("vitpcm", 0.5), record("cam", 0.6, background="fixed:0.2")]))
+    assert len(tables) == 2
+    assert all(len(table.rows) == 1 for table in tables)
+    assert "background=fixed:0.2" in "".join(table.title for table in tables)
+    other_pictures = record("cam", 0.6)
+    other_pictures["data"]["val"] = "c"
+    assert len(comparison(frame([record("vitpcm", 0.5), other_pictures]))) == 2
+
+
+def test_an_oracle_is_marked_and_never_the_best() -> None:
+    oracle = record("sanity-oracle", 0.9)
+    oracle["supervision"] = ["masks"]
+    oracle["ground_truth"] = [
+        {"what": "pixels", "split": split, "for": "the scores themselves", "allowed": False}
+        for split in ("train", "val")
+    ]
+    (table,) = comparison(frame([record("vitpcm", 0.5), oracle]))
+    column = table.columns.index("val BPM mIoU")
+    assert [table.rows[row][0] for row, where in table.bold if where == column] == ["vitpcm"]
+    assert "[a] ground truth used: pixels of train and val, for the scores themselves" in table.notes
+    assert "**50.0 [48.0–53.0]**" in markdown(table)
+
+
+def test_a_refiner_is_a_column_and_what_was_not_run_says_so() -> None:
+    refined = record("vitpcm", 0.55, refine="crf:vitpcm")
+    refined["origins"] = {}
+    (table,) = comparison(frame([record("vitpcm", 0.5), refined, record("cam", 0.4)]))
+    assert cell(table, "vitpcm", "val +crf:vitpcm").startswith("55.0")
+    assert cell(table, "cam", "val +crf:vitpcm") == "not run"
+
+
+def test_a_part_of_an_official_split_is_no_score_of_it() -> None:
+    (table,) = comparison(frame([record("cam", 0.4, dataset="voc12")]))
+    assert "val: 2 of 1449 official pictures, so these are not voc12 scores" in table.notes
+
+
+def test_cells_without_a_score_say_why() -> None:
+    failed = {**record("cam", 0.4), "status": "failed", "reason": "RuntimeError: no luck"}
+    unscored = {**record("vitpcm", 0.4), "metrics": {}}
+    table = unfinished(frame([failed, unscored, record("dino", 0.2)]))
+    assert table is not None
+    assert [row[2] for row in table.rows] == [
+        "RuntimeError: no luck", "no ground truth to score against; its masks are made",
+    ]  # fmt: skip
+
+
+def test_sensitivity_takes_differences_seed_by_seed_and_only_within_a_training() -> None:
+    rows = [
+        record("cam", 0.3, 0), record("cam", 0.4, 1), record("cam", 0.36, 0, flip="mean"),
+        record("cam", 0.5, 1, flip="mean"), record("dino", 0.2), record("vitpcm", 0.9, 0, flip="mean"),
+    ]  # fmt: skip
+    results = frame(copy.deepcopy(rows))
+    assert set(shared(results).method) == {"cam"}  # dino has one protocol, vitpcm no base
+    (table,) = sensitivity(results)
+    assert table.rows[1][table.columns.index("cam vit_s16 val")] == "43.0 (+8.0)"
+    assert any("8.0 points are protocol" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("empty", [[], [{**record("cam", 0.4), "status": "skipped", "reason": "no"}]])
+def test_nothing_done_is_no_table(empty: list[dict[str, Any]]) -> None:
+    assert comparison(frame(empty)) == []
