@@ -63,7 +63,8 @@ class CellGraph:
                 if self.method.output != "labels":
                     place["curve"] = self.curve(split).key
             splits[split] = place
-        return {"fit": None if self.method.external else self.fit().key, "splits": splits}
+        model = {} if self.method.external else {node.stage: node.key for node in self.model()}
+        return {"fit": None, **model, "splits": splits}
 
     def about(self) -> dict[str, Any]:
         """Return what the record says beside the spec."""
@@ -121,9 +122,28 @@ class CellGraph:
             "weights": self.weights.sha256 or self.weights.source, "num_classes": len(self.class_ids),
             "seed": self.spec.seed,
         }  # fmt: skip
+        if self.protocol.checkpoint != "last":
+            config["keep_epochs"] = True
         if self.checkpoint:
             config["checkpoint"] = self.checkpoint.sha256
         return self._add("fit", config, [self.labels(self.protocol.fit_split, masks=False)], self.title)
+
+    def model(self) -> list[Node]:
+        """Add the training, and the choice of its epoch where the protocol makes one."""
+        if self.protocol.checkpoint == "last":
+            return [self.fit()]
+        splits = self.protocol.eval_splits
+        held_out = next((split for split in splits if split not in self.dataset.training_splits), None)
+        if held_out is None:
+            raise UserError(f"checkpoint {self.protocol.checkpoint} needs a held-out split among {', '.join(splits)}")
+        config = self._model() | {
+            "rule": self.protocol.checkpoint, "split": held_out, "params": self.spec.params, "timm": self.timm,
+            "num_classes": len(self.class_ids), "seed": self.spec.seed, "class_ids": self.class_ids,
+            "size": self.spec.params.get("image_size", self.spec.params["inference_size"]), "scales": [1.0],
+            "flip": "none", "labels_given": False, "oracle": False, "rules": self._rules(held_out),
+        }  # fmt: skip
+        fit = self.fit()
+        return [fit, self._add("select", config, [fit, self.labels(held_out)], f"{self.title} {held_out}")]
 
     def score(self, split: str) -> Node:
         """Add the score maps of a split, from the trained model or from a folder."""
@@ -139,7 +159,7 @@ class CellGraph:
             "labels_given": self.method.conditions_on_labels and self.gating(split) == "gt",
             "oracle": "masks" in self.method.supervision,
         }  # fmt: skip
-        return self._add("score", config, [self.fit(), given], f"{self.title} {split}")
+        return self._add("score", config, [*self.model(), given], f"{self.title} {split}")
 
     def curve(self, split: str) -> Node:
         """Add what the score maps of a split are worth over all thresholds."""

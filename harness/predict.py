@@ -62,7 +62,8 @@ class Predictor:
         protocol = Protocol.model_validate(self.spec["protocol"])
         method_class: type[Method] = registry.load("method", self.spec["method"])
         self.method = method_class(method_class.Params.model_validate(self.spec["params"]))
-        self.model = load_model(self.method, store.need("fit", record["artefacts"]["fit"])).to(device)
+        stage = "select" if "select" in record["artefacts"] else "fit"
+        self.model = load_model(self.method, store.need(stage, record["artefacts"][stage])).to(device)
         self.refiner = load_refiner(refiner_config(registry, protocol), registry)
         self.protocol = protocol
         self.labels = np.zeros(len(self.names), int)

@@ -96,8 +96,9 @@ class Protocol(Frozen):
         Whether resizing score maps to picture size maps corner pixels onto corner pixels.
     refine : str
         `none`, or a refiner, as `crf:vitpcm`.
-    checkpoint : {"last"}
-        Which epoch's weights are scored.
+    checkpoint : {"last", "val_image_labels", "val_pixels"}
+        Which epoch's weights are scored: the last, or the best on the first held-out split by its image labels (mean
+        average precision) or by its pixels (mIoU), at the size of the training.
     metric : {"pooled", "present", "zero", "per_image", "drop255"}
         What is called mIoU; see `harness.metrics.DEFINITIONS`.
     precision : {"fp32", "bf16"}
@@ -119,7 +120,7 @@ class Protocol(Frozen):
     flip: Literal["none", "mean", "max"] = "none"
     align_corners: bool = False
     refine: str = "none"
-    checkpoint: Literal["last"] = "last"
+    checkpoint: Literal["last", "val_image_labels", "val_pixels"] = "last"
     metric: Literal["pooled", "present", "zero", "per_image", "drop255"] = "pooled"
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -175,6 +176,10 @@ def ground_truth(
             uses.append({"what": "image labels", "split": split, "for": "class gating", "allowed": allowed})
         if "masks" in method.supervision:
             uses.append({"what": "pixels", "split": split, "for": "the scores themselves", "allowed": False})
+    if protocol.checkpoint != "last":
+        what = "pixels" if protocol.checkpoint == "val_pixels" else "image labels"
+        split = next(split for split in protocol.eval_splits if split not in training_splits)
+        uses.append({"what": what, "split": split, "for": "the choice of the epoch", "allowed": False})
     kind, _, swept = effective_background(method, protocol).partition(":")
     if kind == "swept_on":
         uses.append({"what": "pixels", "split": swept, "for": "the background threshold", "allowed": False})

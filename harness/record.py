@@ -23,6 +23,7 @@ def record_of(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
             if "evaluate" in place
         },
         "parameters": parameters,
+        "choice": next((a.json("choice.json") for a in artefacts if a.stage == "select"), None),
         "artefacts": planned.artefacts,
         "stages": [_stage(a) for a in artefacts],
         "provenance": {"command": provenance.command_line(), **provenance.environment()},

@@ -22,8 +22,16 @@ from harness.worker import Outcome, run_node
 
 LOST_WORKER_RETRIES = 2
 HEARTBEAT_SECONDS = 5.0
-_RANK = {"evaluate": 0, "curve": 1, "mask": 2, "labels": 3, "score": 4, "fit": 5}  # what ends a cell comes first
-_MODEL_STAGES = ("fit", "score")
+_RANK = {
+    "evaluate": 0,
+    "curve": 1,
+    "mask": 2,
+    "labels": 3,
+    "score": 4,
+    "select": 5,
+    "fit": 6,
+}  # what ends a cell first
+_MODEL_STAGES = ("fit", "select", "score")
 
 
 class View(Protocol):

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.data.base import open_rgb
 from harness.errors import HarnessError
 from harness.method import Batch, Method, Phase, Step
 
+EPOCH = "epoch-{}.safetensors"
 _CHECKPOINT = "checkpoint.pt"
 _MAX_CHECKPOINT_SHARE = 0.05  # of the training time
 
@@ -95,6 +97,8 @@ class Session:
         Where checkpoints are kept; what stands there is resumed.
     progress : callable
         Told (iterations done, iterations in all, {loss: value}).
+    keep_epochs : bool
+        Whether to keep the model of every epoch.
     curves : list of dict
         Mean losses of each epoch; filled in by training.
     """
@@ -104,6 +108,7 @@ class Session:
     precision: str
     folder: Path
     progress: Callable[[int, int, dict[str, float]], None]
+    keep_epochs: bool = False
     curves: list[dict[str, float]] = field(default_factory=list)
 
     def autocast(self) -> Any:
@@ -137,6 +142,8 @@ def train(method: Method, model: nn.Module, data: TrainingData, session: Session
                 optimizer.load_state_dict(checkpoint["optimizer"])
             for epoch in range(max(first, start), end):
                 _epoch(method, model, optimizer, _Place(phase, first, epoch, epochs), data, session)
+                if session.keep_epochs:
+                    save_model(model, session.folder / EPOCH.format(f"{epoch + 1:03d}"))
                 if epoch + 1 < epochs and time.monotonic() - saved_at > save_seconds / _MAX_CHECKPOINT_SHARE:
                     started = time.monotonic()
                     _save_checkpoint(session, epoch + 1, model, optimizer)
@@ -226,6 +233,14 @@ class _Meter:
             values = ", ".join(f"{name} {value:g}" for name, value in means.items())
             raise HarnessError(f"a loss is not finite in epoch {self.at.epoch + 1}: {values}")
         return means
+
+
+def save_model(model: nn.Module, path: Path) -> None:
+    """Write a model's state, as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, draft)
+    draft.replace(path)
 
 
 def _save_checkpoint(session: Session, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

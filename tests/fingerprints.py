@@ -18,6 +18,7 @@ ACCEPTED = Path(__file__).with_suffix(".json")
 SOURCES = {
     "labels": ["stages/labels.py", "data/index.py", "data/voc.py", "data/base.py"],
     "fit": ["stages/fit.py", "training.py", "backbones.py", "data/base.py"],
+    "select": ["stages/select.py", "stages/score.py", "pseudomask.py", "metrics.py", "data/base.py"],
     "score": ["stages/score.py", "stages/fit.py", "training.py", "backbones.py", "external.py", "data/base.py"],
     "curve": ["stages/curve.py", "pseudomask.py", "metrics.py", "data/base.py"],
     "mask": ["stages/mask.py", "pseudomask.py", "crf.py", "data/base.py"],

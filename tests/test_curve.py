@@ -6,6 +6,7 @@ from sklearn.metrics import average_precision_score
 
 from harness.metrics import Confusions, confusion, finalise
 from harness.stages.curve import BINS, STEPS, Curve, average_precision
+from harness.stages.select import average_precision as ranking_precision
 
 CLASSES = 4
 
@@ -63,3 +64,9 @@ def test_perfect_scores_are_worth_one() -> None:
     curve.add((truth[None] == 1).astype(float), np.array([1]), truth)
     assert curve.result()["pxap"] == 1.0
     assert max(curve.result()["sweep"]) == 1.0
+
+
+def test_the_ranking_of_image_labels_is_scikit_learns() -> None:
+    rng = np.random.default_rng(1)
+    truth, scores = rng.integers(0, 2, 50), rng.random(50)
+    assert ranking_precision(truth, scores) == pytest.approx(average_precision_score(truth, scores))

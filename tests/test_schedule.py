@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from harness.errors import EnvironmentUnfitError
 from harness.plan import Plan, Planner
@@ -21,7 +22,7 @@ from harness.worker import Outcome
 
 PLUGIN = '''
 import os, torch
-from harness import Method, Params
+from harness import Method, Params, Phase, TrainParams
 
 class Base(Method):
     families = ()
@@ -105,6 +106,27 @@ class Hostile(Base):
         if found:
             raise RuntimeError("reached " + "; ".join(sorted(set(found)))[:300])
 
+class Late(Base):
+    """Says background in its second epoch, and a class in every other."""
+    name = "late"
+    families = ("vit",)
+    predicts_presence = True
+    Params = TrainParams
+    def build(self, backbone, num_classes):
+        model = torch.nn.Linear(1, num_classes)
+        torch.nn.init.zeros_(model.bias)
+        return model
+    def phases(self, model):
+        return [Phase(self.params.epochs, [{"params": [model.bias], "lr": 1.0}], "SGD")]
+    def fit(self, model, data, session):
+        Method.fit(self, model, data, session)
+    def training_step(self, model, batch, step):
+        return {"count": -model.bias[0]}
+    def score(self, model, images, labels):
+        maps = torch.full((len(images), model.out_features, 2, 2), 0.2)
+        maps[:, 0 if model.bias[0] == 2 else 1] = 0.9
+        return maps, torch.ones(len(images), model.out_features - 1)
+
 class Memory(Base):
     """Runs out of memory."""
     name = "memory"
@@ -145,11 +167,14 @@ Execute = Callable[..., tuple[Notes, Plan, Store]]
 def execute(tmp_path: Path, toy: Path, ray_once: None) -> Execute:
     (tmp_path / "plugin.py").write_text(PLUGIN)
 
-    def run(methods: str, plugins: bool = True, **options: Any) -> tuple[Notes, Plan, Store]:
+    def run(
+        methods: str, plugins: bool = True, settings: dict[str, Any] | None = None, **options: Any
+    ) -> tuple[Notes, Plan, Store]:
         registry = Registry([str(tmp_path / "plugin.py")] if plugins else [])
         results = tmp_path / "results"
         store = Store(results, create=True)
-        plan = Planner(registry, results, None).plan(expand([Grid(methods=methods, limit=4)], registry))  # type: ignore[arg-type]
+        grid = Grid(methods=methods, backbones="timm:test_vit", limit=4, set=settings or {})  # type: ignore[arg-type]
+        plan = Planner(registry, results, None).plan(expand([grid], registry))
         notes = Notes()
         Scheduler(plan, store, Options(**options), notes).run()
         return notes, plan, store
@@ -200,6 +225,24 @@ def test_a_hostile_method_finds_no_way_to_a_mask_while_it_fits(
     for node in plan.nodes.values():
         roots = plan.locations_of(node).roots
         assert bool(roots) == (node.stage in ("labels", "curve", "evaluate")), node
+
+
+@pytest.mark.parametrize("rule", ["val_pixels", "val_image_labels"])
+def test_the_epoch_is_chosen_on_held_out_pictures_and_that_is_said(execute: Execute, rule: str) -> None:
+    small = {"late.image_size": 32, "late.inference_size": 32, "late.epochs": 4, "late.batch_size": 4}
+    notes, plan, store = execute("late", settings=small | {"protocol.checkpoint": rule})
+    record = notes.records["late"]
+    assert record.get("reason", "") == ""
+    choice = record["choice"]
+    assert (choice["rule"], choice["split"], len(choice["scores"])) == (rule, "val", 4)
+    assert choice["epoch"] == (2 if rule == "val_pixels" else 1)  # labels cannot tell the epochs apart
+    (use,) = [use for use in record["ground_truth"] if use["for"] == "the choice of the epoch"]
+    assert use["allowed"] is False
+    chosen = load_file(store.need("select", record["artefacts"]["select"]).file("model.safetensors"))
+    assert chosen["bias"][0].item() == choice["epoch"]
+    for node in plan.nodes.values():
+        if node.stage == "select":
+            assert bool(plan.locations_of(node).roots) == (rule == "val_pixels")
 
 
 def test_a_flipped_byte_is_found_and_made_again(execute: Execute) -> None:

@@ -34,7 +34,8 @@ def command(
     for name, values in (
         ("settings", spec["params"]), ("protocol", spec["protocol"]), ("applied", record.get("applied", {})),
         ("weights", record.get("weights", {})), ("parameters", record.get("parameters") or {}),
-        ("data", record.get("data", {})), ("packages", record["provenance"]["packages"]),
+        ("choice", record.get("choice") or {}), ("data", record.get("data", {})),
+        ("packages", record["provenance"]["packages"]),
     ):  # fmt: skip
         text = ", ".join(f"{key} {value}" for key, value in values.items() if value not in ("", None))
         out.print(f"{name}: {text}", markup=False, highlight=False)

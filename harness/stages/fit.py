@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from harness.backbones import DEFAULT_STRIDE, PREFIX, Backbone, Weights, build_backbone, family, read_state
@@ -16,7 +16,7 @@ from harness.parameters import count_parameters
 from harness.registry import Registry
 from harness.stages import Task
 from harness.store import Artefact
-from harness.training import Session, TrainingData, derive
+from harness.training import EPOCH, Session, TrainingData, derive, save_model
 
 
 def build_model(method: Method, identifier: str, weights: Weights, num_classes: int, seed: int) -> nn.Module:
@@ -56,7 +56,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
 
 
 def run(task: Task) -> None:
-    """Write `model.safetensors`, `curves.json` and `parameters.json`."""
+    """Write `model.safetensors`, `curves.json`, `parameters.json`, and each epoch's model if one is to be chosen."""
     config = task.config
     method = task.method()
     split = task.parent("labels").json("labels.json")
@@ -70,12 +70,13 @@ def run(task: Task) -> None:
     weights = Weights("file", config["weights"], Path(path)) if path else Weights("random")
     model = build_model(method, config["timm"], weights, config["num_classes"], config["seed"])
     session = Session(config["seed"], task.device, config["precision"], task.work / "training", task.progress)
+    session.keep_epochs = config.get("keep_epochs", False)
     if "checkpoint" in config:
         load_checkpoint(model, Path(task.locations.weights[config["checkpoint"]]))
     else:
         method.fit(model, data, session)
-    save_file(
-        {name: value.contiguous().cpu() for name, value in model.state_dict().items()}, task.out / "model.safetensors"
-    )
+    save_model(model, task.out / "model.safetensors")
+    for kept in session.folder.glob(EPOCH.format("*")):
+        (task.out / kept.name).hardlink_to(kept)
     (task.out / "curves.json").write_text(json.dumps(session.curves))
     (task.out / "parameters.json").write_text(json.dumps(count_parameters(model, config["timm"])))

@@ -49,12 +49,12 @@ def run(task: Task) -> None:
     method = task.method()
     split = task.parent("labels").json("labels.json")
     ids, labels = split["ids"], torch.tensor(split["labels"], dtype=torch.float32)
-    fitted = task.parent("fit")
+    fitted = task.parent("select" if "select" in task.node.parents else "fit")
     model = load_model(method, fitted).to(task.device)
 
     def score(chunk: slice) -> Iterator[Scored]:
         torch.manual_seed(derive(fitted.manifest["config"]["seed"], "score", chunk.start))
-        return _score(task, method, model, ids[chunk], task.pictures[chunk], labels[chunk])
+        return score_pictures(task, method, model, ids[chunk], task.pictures[chunk], labels[chunk])
 
     write_scores(task, len(ids), score)
     (task.out / "scores.json").write_text(json.dumps({"output": method.output, "background": method.background}))
@@ -101,9 +101,10 @@ def write_scores(task: Task, count: int, score: Callable[[slice], Iterator[Score
         (task.out / place.name).hardlink_to(place)
 
 
-def _score(
+def score_pictures(
     task: Task, method: Method, model: nn.Module, ids: list[str], paths: list[Path], labels: Tensor
 ) -> Iterator[Scored]:
+    """Yield the score maps of some pictures, at the size, scales and mirroring of the stage's configuration."""
     config = task.config
     size = config["size"]
     batch_size = 1 if size == NATIVE else max(1, _PIXELS // size**2)

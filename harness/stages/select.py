@@ -1,0 +1,76 @@
+"""Choose the epoch of a training on held-out pictures, where the protocol does not take the last.
+
+It runs after the training, in a process of its own: a method that fits never sees what its epochs are judged by.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from harness.data.base import open_mask
+from harness.metrics import Confusions, confusion, mean_iou
+from harness.pseudomask import Rules, open_classes, probabilities
+from harness.stages import Task
+from harness.stages.fit import EPOCH, load_model
+from harness.stages.score import Scored, score_pictures
+
+
+def run(task: Task) -> None:
+    """Write what the stage `fit` writes, of the best epoch, and `choice.json`: every epoch's score and the best."""
+    fitted = task.parent("fit")
+    method = task.method()
+    model = load_model(method, fitted).to(task.device)
+    split = task.parent("labels").json("labels.json")
+    ids, labels = split["ids"], torch.tensor(split["labels"], dtype=torch.float32)
+    epochs = sorted(path.name for path in fitted.path.glob(EPOCH.format("*")))
+    judge = _by_pixels if task.config["rule"] == "val_pixels" else _by_labels
+    scores = []
+    for number, name in enumerate(epochs):
+        model.load_state_dict(load_file(fitted.file(name)))
+        task.progress(number, len(epochs))
+        scores.append(judge(task, score_pictures(task, method, model, ids, task.pictures, labels)))
+    best = int(np.argmax(scores)) if scores else 0
+    shutil.copyfile(fitted.file(epochs[best] if epochs else "model.safetensors"), task.out / "model.safetensors")
+    for name in ("curves.json", "parameters.json"):
+        shutil.copyfile(fitted.file(name), task.out / name)
+    choice = {"rule": task.config["rule"], "split": task.config["split"], "scores": scores, "epoch": best + 1}
+    (task.out / "choice.json").write_text(json.dumps(choice))
+
+
+def _by_labels(task: Task, scored: Iterator[Scored]) -> float:
+    """Return the mean average precision of the predicted image labels over the classes that occur."""
+    truth = np.array(task.parent("labels").json("labels.json")["labels"])[:, 1:]
+    found = np.stack([presence for _, _, presence in scored if presence is not None]).astype(np.float64)
+    known = truth.any(0)
+    return float(np.mean([average_precision(t, f) for t, f in zip(truth.T[known], found.T[known], strict=True)]))
+
+
+def _by_pixels(task: Task, scored: Iterator[Scored]) -> float:
+    """Return the mIoU of the pseudo-masks, without a refiner."""
+    config = task.config
+    rules = Rules(**config["rules"])
+    dataset, method = task.dataset(), task.method()
+    split = task.parent("labels").json("labels.json")
+    class_ids = np.array(config["class_ids"])
+
+    def matrices() -> Iterator[np.ndarray]:
+        for number, (image_id, maps, presence) in enumerate(scored):
+            classes = open_classes(rules, np.array(split["labels"][number]), presence)
+            best = probabilities(maps, classes, split["sizes"][number], rules, method.output).argmax(0).numpy()
+            mask = class_ids[np.array([0, *classes])[best]]
+            yield confusion(open_mask(dataset.mask_path(image_id)), mask, config["class_ids"])
+
+    return float(mean_iou(Confusions.gather(matrices(), len(class_ids)).counts().sum(0)))
+
+
+def average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Return the mean, over the positives, of the precision down to their score; (N,) each."""
+    order = np.argsort(-scores, kind="stable")
+    right = truth[order].cumsum()
+    return float((right / np.arange(1, len(truth) + 1))[truth[order] == 1].mean())
