@@ -49,12 +49,12 @@ def fields(folder: str) -> str:
     rows = shared(load_results(ROOT / folder))
     rows = rows[rows.split == rows.split.iloc[-1]]
     base = rows[rows.change == ""].set_index(["model", "seed"]).miou
-    rows = rows.assign(shift=[100 * (row.miou - base[row.model, row.seed]) for row in rows.itertuples()])
+    rows = rows.assign(points=[100 * (row.miou - base[row.model, row.seed]) for row in rows.itertuples()])
     models = sorted(set(rows.model))
     lines = []
     for name, meaning in _meanings().items():
         own = rows[[change.partition("=")[0].partition(".")[0] == name for change in rows.change]]
-        moved = [_range(own[own.model == model].shift.tolist()) for model in models]
+        moved = [_range(own[own.model == model].points.tolist()) for model in models]
         lines.append([f"`{name}`", meaning, *moved])
     return tabulate(lines, ["field", "meaning", *models], "pipe") + "\n"
 
@@ -70,8 +70,8 @@ def presets(kind: str) -> str:
 def _meanings() -> dict[str, str]:
     """Return the meaning of each field, from the docstring of `Protocol`."""
     text = (Protocol.__doc__ or "").partition("----------\n")[2]
-    found = re.findall(r"^    (\w[^:\n]*) : .*\n((?:        .*\n?)*)", text, re.MULTILINE)
-    return {name.strip(): " ".join(meaning.split()) for names, meaning in found for name in names.split(",")}
+    found = re.findall(r"^    (\w+) : .*\n((?:        .*\n?)*)", text, re.MULTILINE)
+    return {name: " ".join(meaning.split()) for name, meaning in found}
 
 
 def _range(shifts: list[float]) -> str:

@@ -74,10 +74,12 @@ class Protocol(Frozen):
     classes : tuple of str
         A subset of the dataset's classes, without the background; empty means all. Pixels of others are ignored.
     fit_split : str or None
-        None takes the dataset's own.
+        The split that is trained on; None takes the dataset's own.
     eval_splits : tuple of str
-        Empty takes the dataset's own.
+        The splits that are scored; empty takes the dataset's own.
     class_gating : ClassGating
+        Which classes may appear in a picture's mask: on `training` splits and on `held_out` ones, `gt` (those of its
+        image labels), `predicted:p` (those that the method predicts with at least probability p) or `none` (all).
     normalisation : {"none", "max", "minmax", "vitpcm"}
         How each class's activation map comes to [0, 1]: divided by its maximum, or stretched from its minimum too.
         Probabilities are left alone, except under `vitpcm`, which stretches them and makes them sum to one again.
@@ -102,6 +104,7 @@ class Protocol(Frozen):
     metric : {"pooled", "present", "zero", "per_image", "drop255"}
         What is called mIoU; see `harness.metrics.DEFINITIONS`.
     precision : {"fp32", "bf16"}
+        Of the arithmetic inside the network, in training and scoring.
     """
 
     name: str

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+_ABSOLUTE = re.compile(r"(^|=)/(?:.*/)?([^/]+)/?$")
 _PACKAGES = (
     "wsss-harness", "torch", "torchvision", "timm", "numpy", "pillow", "ray", "pydensecrf2", "pydensecrf",
     "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "mmsegmentation", "mmengine", "mmcv",
@@ -39,12 +41,8 @@ def device_name(device: str) -> str:
 
 
 def command_line() -> str:
-    """Return the command, with the home and working folders cut from its paths."""
-    words = ["harness", *sys.argv[1:]]
-    for folder, short in ((str(Path.cwd()), "."), (str(Path.home()), "~")):
-        if folder != "/":
-            words = [word.replace(folder, short) for word in words]
-    return " ".join(words)
+    """Return the command; of an absolute path only the name is told."""
+    return " ".join(["harness", *(_ABSOLUTE.sub(r"\1…/\2", word) for word in sys.argv[1:])])
 
 
 def _version(name: str) -> str | None:

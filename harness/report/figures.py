@@ -51,5 +51,5 @@ def draw_sensitivity(shared: pd.DataFrame, path: Path) -> None:
     axis.set_title(f"{rows.dataset.iloc[0]}: one training, many protocols", fontsize=10)
     axis.grid(axis="y", alpha=0.2)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     save(figure, path)
