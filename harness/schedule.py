@@ -156,7 +156,8 @@ class Scheduler:
             if self.store.artefact(node.stage, node.key):  # another scheduler was first
                 self.leases.release(node.key)
                 continue
-            function = self.fresh if gpus or self.plan.locations.plugins else self.reused
+            foreign = self.plan.locations.plugins and node.stage in _MODEL_STAGES
+            function = self.fresh if gpus or foreign else self.reused
             device = "cuda" if gpus else "cpu"
             task = function.options(num_cpus=cpus, num_gpus=gpus)
             reference = task.remote(node, self.plan.locations_of(node), device, cpus)

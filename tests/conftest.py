@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -57,5 +59,27 @@ def harness(tmp_path: Path) -> Run:
         return subprocess.run(
             command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=300
         )
+
+    return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_once: None) -> Run:
+    """Run the command line in this process, in an empty folder, on the Ray that was started once."""
+    from harness.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        printed, said, status = StringIO(), StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(said):
+            patch.setattr(sys, "argv", ["harness", *arguments])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                main()
+            except SystemExit as end:
+                status = int(end.code or 0)
+        return subprocess.CompletedProcess(list(arguments), status, printed.getvalue(), said.getvalue())
 
     return run

@@ -35,15 +35,15 @@ def masks(tmp_path: Path, truths: dict[str, np.ndarray]) -> Path:
     return folder
 
 
-def _evaluate(harness: Run, *arguments: str) -> tuple[int, str, str]:
-    found = harness("evaluate", "--dataset", "toy", "--split", "val", *arguments)
+def _evaluate(here: Run, *arguments: str) -> tuple[int, str, str]:
+    found = here("evaluate", "--dataset", "toy", "--split", "val", *arguments)
     return found.returncode, found.stdout, found.stderr
 
 
 def test_good_masks_equal_scikit_learn_to_the_last_digit(
-    harness: Run, masks: Path, truths: dict[str, np.ndarray], tmp_path: Path
+    here: Run, masks: Path, truths: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    status, printed, _ = _evaluate(harness, "--masks", str(masks), "--json")
+    status, printed, _ = _evaluate(here, "--masks", str(masks), "--json")
     assert status == 0
     (record,) = json.loads(printed)
     true = np.concatenate([truth.ravel() for truth in truths.values()])
@@ -54,7 +54,7 @@ def test_good_masks_equal_scikit_learn_to_the_last_digit(
     assert str(tmp_path) not in json.dumps(record["spec"])
     assert record["parameters"] is None
 
-    status, _, said_again = _evaluate(harness, "--masks", str(masks))
+    status, _, said_again = _evaluate(here, "--masks", str(masks))
     assert status == 0
     assert "every stage reused" in said_again
 
@@ -87,12 +87,10 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-def test_one_defect_of_each_kind_is_named_by_id_and_nothing_is_recorded(
-    harness: Run, masks: Path, tmp_path: Path
-) -> None:
+def test_one_defect_of_each_kind_is_named_by_id_and_nothing_is_recorded(here: Run, masks: Path, tmp_path: Path) -> None:
     for image_id, (spoil, _) in DEFECTS.items():
         spoil(masks / f"{image_id}.png")
-    status, printed, said = _evaluate(harness, "--masks", str(masks))
+    status, printed, said = _evaluate(here, "--masks", str(masks))
     assert status == 2
     assert printed == ""
     assert len(said.strip().splitlines()) == 1
@@ -110,12 +108,12 @@ SCORES = {
 }
 
 
-def test_bad_scores_are_named_by_id(harness: Run, tmp_path: Path, truths: dict[str, np.ndarray]) -> None:
+def test_bad_scores_are_named_by_id(here: Run, tmp_path: Path, truths: dict[str, np.ndarray]) -> None:
     folder = tmp_path / "scores"
     folder.mkdir()
     for image_id in truths:
         np.save(folder / f"{image_id}.npy", SCORES.get(image_id, (np.zeros((4, 3, 3), np.float16), ""))[0])
-    status, _, said = _evaluate(harness, "--scores", str(folder))
+    status, _, said = _evaluate(here, "--scores", str(folder))
     assert status == 2
     for image_id, (_, complaint) in SCORES.items():
         assert complaint in said.partition(f"{image_id}: ")[2].partition(";")[0], image_id
@@ -123,7 +121,7 @@ def test_bad_scores_are_named_by_id(harness: Run, tmp_path: Path, truths: dict[s
 
 
 def test_scores_become_masks_by_the_protocol_and_the_crf(
-    harness: Run, tmp_path: Path, truths: dict[str, np.ndarray]
+    here: Run, tmp_path: Path, truths: dict[str, np.ndarray]
 ) -> None:
     folder = tmp_path / "scores"
     folder.mkdir()
@@ -131,7 +129,7 @@ def test_scores_become_masks_by_the_protocol_and_the_crf(
         classes = np.unique(truth[(truth > 0) & (truth < 255)])
         scores = (classes[:, None, None] == truth).astype(np.float16)
         np.savez(folder / f"{image_id}.npz", scores=scores, classes=classes - 1)
-    status, printed, _ = _evaluate(harness, "--scores", str(folder), "--refine", "none,crf:vitpcm", "--json")
+    status, printed, _ = _evaluate(here, "--scores", str(folder), "--refine", "none,crf:vitpcm", "--json")
     assert status == 0
     plain, refined = json.loads(printed)
     assert plain["metrics"]["val"]["miou"] == 1.0
@@ -139,8 +137,8 @@ def test_scores_become_masks_by_the_protocol_and_the_crf(
     assert 0.5 < refined["metrics"]["val"]["miou"] < 1.0
 
 
-def test_what_to_evaluate_must_be_said_once(harness: Run, tmp_path: Path) -> None:
-    assert _evaluate(harness)[0] == 2
-    status, _, said = _evaluate(harness, "--masks", str(tmp_path / "nowhere"))
+def test_what_to_evaluate_must_be_said_once(here: Run, tmp_path: Path) -> None:
+    assert _evaluate(here)[0] == 2
+    status, _, said = _evaluate(here, "--masks", str(tmp_path / "nowhere"))
     assert (status, said.count("\n")) == (2, 1)
     assert "no folder" in said

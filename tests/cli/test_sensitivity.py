@@ -23,15 +23,15 @@ run:
 """
 
 
-def test_protocols_share_one_training_and_their_table_says_what_they_are_worth(harness: Run, tmp_path: Path) -> None:
+def test_protocols_share_one_training_and_their_table_says_what_they_are_worth(here: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(EXPERIMENT)
-    found = harness("run", "--experiment", "mine.yaml", "--json", *TINY)
+    found = here("run", "--experiment", "mine.yaml", "--json", *TINY)
     assert found.returncode == 0, found.stderr
     records = {_change(record): record for record in json.loads(found.stdout)}
     assert len({record["artefacts"]["fit"] for record in records.values()}) == 1
     base, given, swept, defined = (records[change] for change in ("", "gt", "swept_on:train", "per_image"))
 
-    table = harness("report", "mine.yaml").stdout
+    table = here("report", "mine.yaml").stdout
     shift = 100 * (given["metrics"]["val"]["miou"] - base["metrics"]["val"]["miou"])
     (line,) = [line for line in table.splitlines() if line.startswith("class_gating.held_out=gt [")]
     assert f"({shift:+.1f})" in line
@@ -43,18 +43,18 @@ def test_protocols_share_one_training_and_their_table_says_what_they_are_worth(h
     assert base["metrics"]["val"]["iou"] == defined["metrics"]["val"]["iou"]
     assert swept["metrics"]["train"]["miou"] >= base["metrics"]["train"]["miou"]
 
-    compared = json.loads(harness("compare", base["key"][:8], given["key"][:8], "--json").stdout)
+    compared = json.loads(here("compare", base["key"][:8], given["key"][:8], "--json").stdout)
     assert compared["differs"]["spec.protocol.class_gating.held_out"] == ["predicted:0.5", "gt"]
     assert all("class_gating" in key or "gating" in key for key in compared["differs"])
     difference, low, high = compared["splits"]["val"]["difference"]
     assert 100 * difference == pytest.approx(shift)
     assert low <= difference <= high
     assert compared["splits"]["train"]["difference"] == [0, 0, 0]
-    shown = harness("compare", base["key"][:8], given["key"][:8]).stdout
+    shown = here("compare", base["key"][:8], given["key"][:8]).stdout
     assert "one seed each (0, 0)" in shown
 
-    other = harness("run", "--methods", "cam", "--json", *TINY, "--limit", "4")
-    refused = harness("compare", base["key"][:8], json.loads(other.stdout)[0]["key"][:8])
+    other = here("run", "--methods", "cam", "--json", *TINY, "--limit", "4")
+    refused = here("compare", base["key"][:8], json.loads(other.stdout)[0]["key"][:8])
     assert refused.returncode == 2
     assert "not scored on the same pictures" in refused.stderr
 

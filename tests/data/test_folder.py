@@ -56,16 +56,16 @@ def test_a_bad_table_shows_two_lines_of_a_good_one(mine: Path, text: str | None,
     assert str(error.value).splitlines()[1:] == ["id,split,cat,dog", "holiday-01,train,1,0"]
 
 
-def test_photos_without_masks_are_segmented_and_those_with_are_scored(harness: Run, mine: Path) -> None:
+def test_photos_without_masks_are_segmented_and_those_with_are_scored(here: Run, mine: Path) -> None:
     command = ["run", "--methods", "cam", "--dataset", "folder", "--root", str(mine), "--weights", "random", *TINY]
     splits = ["--set", "protocol.eval_splits=train,val", "--json"]
-    found = harness(*command, *splits)
+    found = here(*command, *splits)
     assert found.returncode == 0, found.stderr
     (record,) = json.loads(found.stdout)
     assert record["metrics"] == {}
     assert record["pictures"] == {"train": 6, "val": 2}
-    assert "no ground truth" in harness("report").stdout
-    refused = harness(*command, "--set", "protocol.background=swept_on:train")
+    assert "no ground truth" in here("report").stdout
+    refused = here(*command, "--set", "protocol.background=swept_on:train")
     assert (refused.returncode, "needs them" in refused.stderr) == (2, True)
 
     (mine / "masks").mkdir()
@@ -73,12 +73,12 @@ def test_photos_without_masks_are_segmented_and_those_with_are_scored(harness: R
         mask = np.zeros((40, 48), np.uint8)
         mask[10:30, 10:30] = 2 - int(path.stem[-1]) % 2
         save_mask(mine / "masks" / f"{path.stem}.png", mask)
-    (record,) = json.loads(harness(*command, *splits).stdout)
+    (record,) = json.loads(here(*command, *splits).stdout)
     assert record["metrics"].keys() == {"train", "val"}
 
     photos = ["--images", str(mine / "images"), "--out", "out", "--json"]
     (mine / "images" / "broken.png").write_bytes(b"not a picture")
-    predicted = harness("predict", record["key"][:8], *photos, "--classes", "red")
+    predicted = here("predict", record["key"][:8], *photos, "--classes", "red")
     assert predicted.returncode == 1
     assert "skipped broken.png" in predicted.stderr
     said = json.loads(predicted.stdout)
@@ -88,5 +88,5 @@ def test_photos_without_masks_are_segmented_and_those_with_are_scored(harness: R
     assert len(list((out / "masks").iterdir())) == len(list((out / "overlays").iterdir())) == 8
     with Image.open(out / "contact-sheet.png") as sheet:
         assert sheet.size[0] > 500
-    unknown = harness("predict", record["key"][:8], *photos, "--classes", "rad")
+    unknown = here("predict", record["key"][:8], *photos, "--classes", "rad")
     assert (unknown.returncode, "did you mean 'red'" in unknown.stderr) == (2, True)
