@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import pytest
+
+from harness import provenance
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "--root", "/data/me/voc/"], "harness run --root …/voc"),
+        (["run", "--weights=/data/me/w.pt", "--results", "results"], "harness run --weights=…/w.pt --results results"),
+        (["run", "--set", "external.folder=/home/me/masks"], "harness run --set external.folder=…/masks"),
+        (["run", "--set", "cam.lr=1e-4", "--backbones", "timm:a"], "harness run --set cam.lr=1e-4 --backbones timm:a"),
+    ],
+)  # fmt: skip
+def test_a_command_tells_names_and_no_folders(words: list[str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/harness", *words])
+    assert provenance.command_line() == told
