@@ -16,7 +16,10 @@ def command(
     results: Results = DEFAULT_RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Compare two cells: settings, scores, classes, and the pictures that changed most."""
+    """Compare two cells.
+
+    Settings, scores, classes, and the pictures that changed most.
+    """
     from harness.report.compare import compare
     from harness.store import Store
 

@@ -18,7 +18,10 @@ def command(
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Describe a method, backbone, dataset, protocol, experiment, refiner or CRF preset."""
+    """Describe one name, with its settings.
+
+    A method, backbone, dataset, protocol, experiment, refiner or CRF preset.
+    """
     from harness.registry import CODE_KINDS, Registry
 
     registry = Registry(plugins or ())

@@ -10,7 +10,10 @@ from harness.cli.common import Json, output, print_json
 
 
 def command(as_json: Json = False) -> None:
-    """Check packages, versions and devices; exit 3 if something is unfit."""
+    """Check whether this environment works.
+
+    Packages, versions and devices; exit status 3 if something is unfit.
+    """
     from harness.doctor import examine
 
     checks = examine()

@@ -29,7 +29,10 @@ def command(
     results: Results = DEFAULT_RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Check and score masks or score maps that were made elsewhere; the record is like any other."""
+    """Score masks or maps made elsewhere.
+
+    They are checked strictly first; the record is like any other.
+    """
     from harness.cli.cells import run_cells
     from harness.registry import Registry
     from harness.report import tables

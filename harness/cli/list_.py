@@ -20,7 +20,10 @@ def command(
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """List what there is: names, where they come from, and broken plugins with the reason."""
+    """List what can be asked for by name.
+
+    Names, where they come from, and broken plugins with the reason.
+    """
     if kind in ("runs", "run"):
         _list_runs(pattern, results, as_json)
         return

@@ -24,7 +24,7 @@ def command(
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Segment your own photos with a cell that was trained here."""
+    """Segment your own photos with a cell."""
     if not images.is_dir():
         raise UserError(f"no folder {images}: --images names a folder of photos")
     import numpy as np

@@ -29,7 +29,7 @@ def command(
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Print the tables of a results folder, and write them with galleries of pictures."""
+    """Print and write tables and galleries."""
     from harness.errors import UserError
     from harness.files import write_atomic
     from harness.registry import Registry

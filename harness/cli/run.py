@@ -35,7 +35,11 @@ def command(
     dry_run: Annotated[bool, Option("--dry-run", help="Show cells, stages and what is reused; run nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run methods on a dataset under a protocol, and record every score."""
+    """Run methods under a protocol.
+
+    Expands a grid of methods, backbones, datasets, protocols, refiners and seeds, runs what is missing,
+    records every score.
+    """
     from harness.cli.cells import run_cells
     from harness.registry import Registry
     from harness.schedule import Options

@@ -15,7 +15,10 @@ def command(
     results: Results = DEFAULT_RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Show where a number comes from: spec, protocol, scores, stages, versions."""
+    """Show where a number comes from.
+
+    Spec, protocol, scores, stages, versions.
+    """
     from harness.store import Store
 
     record = Store(results).find(run)

@@ -12,7 +12,10 @@ from harness.cli.common import DEFAULT_RESULTS, Json, Results, output, print_jso
 
 
 def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
-    """Show cells by state, what is being computed now, and why cells failed."""
+    """Show how a results folder stands.
+
+    Cells by state, what is being computed now, and why cells failed.
+    """
     from harness.lease import Leases
     from harness.store import Store
 
