@@ -110,8 +110,9 @@ class CellGraph:
             "background_label": self.protocol.background_label, "content": index.digest,
         }  # fmt: skip
         node = self._add("labels", config, [], f"{self.spec.dataset}/{split}")
-        paths = (self.dataset.image_path(image_id) for image_id in index.ids)
-        self.plan.pictures[node.key] = tuple(str(path.absolute()) for path in paths)
+        if node.key not in self.plan.pictures:
+            paths = (self.dataset.image_path(image_id) for image_id in index.ids)
+            self.plan.pictures[node.key] = tuple(str(path.absolute()) for path in paths)
         return node
 
     def fit(self) -> Node:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,12 @@ class SplitIndex:
     masks: bool
     pictures: tuple[Picture, ...]
 
-    @property
+    @cached_property
     def ids(self) -> list[str]:
         """The picture ids."""
         return [picture.id for picture in self.pictures]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A key of all content: ids, pictures, masks and labels."""
         return digest([(picture.id, picture.image, picture.mask, picture.labels) for picture in self.pictures])
