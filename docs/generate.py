@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from harness.protocol import Protocol
 from harness.registry import Registry
+from harness.report.figures import draw_sensitivity
 from harness.report.frame import load_results
 from harness.report.sensitivity import sensitivity, shared
 from harness.report.tables import comparison, markdown
@@ -91,3 +92,4 @@ KINDS: dict[str, Callable[[str], str]] = {
 if __name__ == "__main__":
     for page in pages():
         page.write_text(rewritten(page.read_text("utf-8")), "utf-8")
+    draw_sensitivity(shared(load_results(ROOT / "results/reference/sensitivity")), ROOT / "docs" / "sensitivity.png")

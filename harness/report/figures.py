@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from harness.report.sensitivity import order
+
 COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#2e4057")  # readable side by side, in print too
 
 
@@ -37,7 +39,7 @@ def draw_sensitivity(shared: pd.DataFrame, path: Path) -> None:
         The PNG to write.
     """
     rows = shared[shared.split == shared.split.iloc[-1]]
-    changes = sorted(set(rows.change), key=lambda change: (change.startswith("protocol "), change), reverse=True)
+    changes = sorted(set(rows.change), key=order, reverse=True)
     figure = new_figure(9, 1 + 0.22 * len(changes))
     axis = figure.subplots()
     for colour, (model, own) in zip(COLOURS, rows.groupby("model"), strict=False):

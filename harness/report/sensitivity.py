@@ -35,7 +35,7 @@ def shared(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _table(dataset: str, group: pd.DataFrame) -> Table:
-    changes = sorted(dict.fromkeys(group.change), key=_order)
+    changes = sorted(dict.fromkeys(group.change), key=order)
     columns: dict[str, dict[str, str]] = {}
     spreads = []
     for (model, split), rows in group.groupby(["model", "split"], sort=False):
@@ -64,7 +64,8 @@ def _change(record: dict[str, Any]) -> str:
     return name.removeprefix(f"protocol {BASE}").removeprefix(" with ")
 
 
-def _order(change: str) -> tuple[bool, str]:
+def order(change: str) -> tuple[bool, str]:
+    """Return the sorting key of a change: `strict` first, whole presets last."""
     return change.startswith("protocol "), change
 
 

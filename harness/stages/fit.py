@@ -69,8 +69,8 @@ def run(task: Task) -> None:
     path = task.locations.weights.get(config["weights"])
     weights = Weights("file", config["weights"], Path(path)) if path else Weights("random")
     model = build_model(method, config["timm"], weights, config["num_classes"], config["seed"])
-    session = Session(config["seed"], task.device, config["precision"], task.work / "training", task.progress)
-    session.keep_epochs = config.get("keep_epochs", False)
+    keep = config.get("keep_epochs", False)
+    session = Session(config["seed"], task.device, config["precision"], task.work / "training", task.progress, keep)
     if "checkpoint" in config:
         load_checkpoint(model, Path(task.locations.weights[config["checkpoint"]]))
     else:
