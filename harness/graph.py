@@ -137,12 +137,15 @@ class CellGraph:
         held_out = next((split for split in splits if split not in self.dataset.training_splits), None)
         if held_out is None:
             raise UserError(f"checkpoint {self.protocol.checkpoint} needs a held-out split among {', '.join(splits)}")
+        rule, _, patience = self.protocol.checkpoint.partition(":")
         config = self._model() | {
-            "rule": self.protocol.checkpoint, "split": held_out, "params": self.spec.params, "timm": self.timm,
+            "rule": rule, "split": held_out, "params": self.spec.params, "timm": self.timm,
             "num_classes": len(self.class_ids), "seed": self.spec.seed, "class_ids": self.class_ids,
             "size": self.spec.params.get("image_size", self.spec.params["inference_size"]), "scales": [1.0],
             "flip": "none", "labels_given": False, "oracle": False, "rules": self._rules(held_out),
         }  # fmt: skip
+        if patience:
+            config["patience"] = int(patience)
         fit = self.fit()
         return [fit, self._add("select", config, [fit, self.labels(held_out)], f"{self.title} {held_out}")]
 

@@ -158,7 +158,8 @@ def finalise(confusions: Confusions, definition: str = "pooled") -> dict[str, An
         `miou`. Per class, None where undefined: `iou`; `precision` = right / predicted; `recall` = right / true; `fp` =
         (predicted - right) / union and `fn` = (true - right) / union, so that iou + fp + fn = 1. `pixacc`: share of
         pixels right; `macc`: mean recall; `foreground`: IoU of all classes but the background, as if they were one;
-        `coverage`: share of pixels predicted as any of the classes; `pixels`: how many counted. All shares in [0, 1].
+        `objects`: `mean_over_objects` of `object_jaccard`; `coverage`: share of pixels predicted as any of the classes;
+        `pixels`: how many counted. All shares in [0, 1].
     """
     total = confusions.total()
     right = np.diagonal(total).astype(np.float64)
@@ -177,10 +178,37 @@ def finalise(confusions: Confusions, definition: str = "pooled") -> dict[str, An
         "fn": _listed(_share(true - right, union)),
         "pixacc": right.sum() / pixels if pixels else None,
         "foreground": inside / around if around else None,
+        "objects": _known(mean_over_objects(object_jaccard(confusions))),
         "macc": float(np.nanmean(recall)) if pixels else None,
         "coverage": predicted.sum() / pixels if pixels else None,
         "pixels": pixels,
     }
+
+
+def object_jaccard(confusions: Confusions) -> np.ndarray:
+    """Return how well each picture's whole foreground covers each of its classes.
+
+    A class of a picture is an object, as in DINO's protocol (Caron et al., 2021): the Jaccard index of its pixels with
+    all pixels predicted as foreground, whatever their class. Undefined truth is left out.
+
+    Returns
+    -------
+    ndarray
+        (N, K - 1) in [0, 1]; NaN for a class that the picture does not show.
+    """
+    found = np.zeros((confusions.pictures, confusions.classes, 2), np.int64)  # pixels: all, those predicted foreground
+    picture, true, predicted, pixels = confusions.entries.T
+    inside = (predicted > 0) & (predicted < confusions.classes)
+    np.add.at(found, (picture, true, 0), pixels)
+    np.add.at(found, (picture[inside], true[inside], 1), pixels[inside])
+    size, hit = found[:, 1:, 0], found[:, 1:, 1]
+    return np.where(size > 0, _share(hit, size + found[:, :, 1].sum(1, keepdims=True) - hit), np.nan)
+
+
+def mean_over_objects(jaccard: np.ndarray) -> float:
+    """Return the mean of (N, K - 1) `object_jaccard` over a picture's objects, then over the pictures that show any."""
+    shown = jaccard[~np.isnan(jaccard).all(1)]
+    return float(np.nanmean(shown, axis=1).mean()) if len(shown) else float("nan")
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

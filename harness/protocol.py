@@ -43,8 +43,10 @@ def as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
 
+CHOICES = ("val_image_labels", "val_pixels")
 Gating = Annotated[str, _rule("gt", "none", numeric={"predicted": (0, 1)})]
 Background = Annotated[str, _rule("model", numeric={"fixed": (0, 1), "power": (0, 100)}, worded=["swept_on"])]
+Checkpoint = Annotated[str, _rule("last", *CHOICES, numeric=dict.fromkeys(CHOICES, (1, 10000)))]
 Size = Annotated[Any, AfterValidator(_size)]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
@@ -98,9 +100,10 @@ class Protocol(Frozen):
         Whether resizing score maps to picture size maps corner pixels onto corner pixels.
     refine : str
         `none`, or a refiner, as `crf:vitpcm`.
-    checkpoint : {"last", "val_image_labels", "val_pixels"}
-        Which epoch's weights are scored: the last, or the best on the first held-out split by its image labels (mean
-        average precision) or by its pixels (mIoU), at the size of the training.
+    checkpoint : str
+        Which epoch's weights are scored: the `last`, or the best on the first held-out split by its image labels
+        (`val_image_labels`, mean average precision) or by its pixels (`val_pixels`, mIoU), at the size of the training.
+        `val_pixels:60` looks no further once 60 epochs brought nothing better, as an early stop does.
     metric : {"pooled", "present", "zero", "per_image", "drop255"}
         What is called mIoU; see `harness.metrics.DEFINITIONS`.
     precision : {"fp32", "bf16"}
@@ -123,7 +126,7 @@ class Protocol(Frozen):
     flip: Literal["none", "mean", "max"] = "none"
     align_corners: bool = False
     refine: str = "none"
-    checkpoint: Literal["last", "val_image_labels", "val_pixels"] = "last"
+    checkpoint: Checkpoint = "last"
     metric: Literal["pooled", "present", "zero", "per_image", "drop255"] = "pooled"
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -180,7 +183,7 @@ def ground_truth(
         if "masks" in method.supervision:
             uses.append({"what": "pixels", "split": split, "for": "the scores themselves", "allowed": False})
     if protocol.checkpoint != "last":
-        what = "pixels" if protocol.checkpoint == "val_pixels" else "image labels"
+        what = "pixels" if protocol.checkpoint.startswith("val_pixels") else "image labels"
         split = next(split for split in protocol.eval_splits if split not in training_splits)
         uses.append({"what": what, "split": split, "for": "the choice of the epoch", "allowed": False})
     kind, _, swept = effective_background(method, protocol).partition(":")

@@ -70,7 +70,7 @@ class Experiment(Frozen):
 
     summary: str
     run: tuple[Grid, ...]
-    report: Literal["comparison", "sensitivity"] = "comparison"
+    report: Literal["comparison", "sensitivity", "foreground"] = "comparison"
 
     @property
     def grids(self) -> list[Grid]:
@@ -236,7 +236,7 @@ def _why_not(method: Method, spec: RunSpec, registry: Registry) -> str:
             return f"{method.name} takes {' or '.join(method.families)} backbones, {spec.backbone} is a {have}"
     if spec.protocol.background == "model" and not method.background:
         return f"the protocol wants a background from the model, {method.name} has none"
-    if spec.protocol.checkpoint == "val_image_labels" and method.families and not method.predicts_presence:
+    if spec.protocol.checkpoint.startswith("val_image_labels") and method.families and not method.predicts_presence:
         return f"the protocol chooses the epoch by predicted image labels, {method.name} predicts none"
     return method.skip(spec) or ""
 

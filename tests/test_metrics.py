@@ -12,7 +12,16 @@ from mmseg.evaluation import IoUMetric
 from sklearn.metrics import confusion_matrix, jaccard_score, precision_score, recall_score
 
 from harness.data.base import open_mask
-from harness.metrics import DEFINITIONS, Confusions, confusion, finalise, iou, mean_iou
+from harness.metrics import (
+    DEFINITIONS,
+    Confusions,
+    confusion,
+    finalise,
+    iou,
+    mean_iou,
+    mean_over_objects,
+    object_jaccard,
+)
 
 REAL = next(Path(os.environ.get("WSSS_HARNESS_ROOT", "/nowhere")).glob("VOCdevkit/VOC2012"), None)  # if there is one
 
@@ -45,6 +54,22 @@ def test_foreground_is_every_class_as_one() -> None:
     assert scores_of(confusion(TRUTH, np.full_like(TRUTH, 255), [0, 1, 2]))["foreground"] == 0.0
 
 
+def test_objects_by_hand() -> None:
+    found = object_jaccard(Confusions.gather([confusion(TRUTH, PREDICTION, [0, 1, 2])], 3))
+    assert found.tolist() == [[pytest.approx(2 / 3), 0.0]]  # of three pixels two are of class 1, none of class 2
+    empty = confusion(np.zeros_like(TRUTH), PREDICTION, [0, 1, 2])
+    one = confusion(np.where(TRUTH == 2, 0, TRUTH), PREDICTION, [0, 1, 2])
+    three = object_jaccard(Confusions.gather([confusion(TRUTH, PREDICTION, [0, 1, 2]), empty, one], 3))
+    assert np.isnan(three[1]).all()
+    assert np.isnan(three[2, 1])
+    assert mean_over_objects(three) == pytest.approx((1 / 3 + 2 / 3) / 2)  # a picture without objects does not count
+
+
+def test_any_class_is_foreground_to_an_object() -> None:
+    swapped = np.where(TRUTH == 1, 2, np.where(TRUTH == 2, 1, TRUTH)).astype(np.uint8)
+    assert scores_of(confusion(TRUTH, swapped, [0, 1, 2]))["objects"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+
+
 def test_a_predicted_255_is_wrong_and_lowers_coverage() -> None:
     prediction = PREDICTION.copy()
     prediction[0, 0] = 255
@@ -68,7 +93,9 @@ def test_a_class_in_neither_truth_nor_prediction_does_not_count() -> None:
 
 def test_matrices_of_pictures_add_up_before_anything_is_divided() -> None:
     first, second = confusion(TRUTH, PREDICTION, [0, 1, 2]), confusion(PREDICTION, PREDICTION, [0, 1, 2])
-    assert scores_of(first, second) == scores_of(first + second)
+    apart, together = scores_of(first, second), scores_of(first + second)
+    del apart["objects"], together["objects"]  # a mean over pictures
+    assert apart == together
 
 
 def test_counts_beyond_32_bits_stay_exact() -> None:

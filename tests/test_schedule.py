@@ -17,6 +17,7 @@ from harness.schedule import Options, Scheduler
 from harness.spec import Grid, expand
 from harness.stages import Node
 from harness.stages.score import read_scores
+from harness.stages.select import exhausted
 from harness.store import Store
 from harness.worker import Outcome
 
@@ -243,6 +244,11 @@ def test_the_epoch_is_chosen_on_held_out_pictures_and_that_is_said(execute: Exec
     for node in plan.nodes.values():
         if node.stage == "select":
             assert bool(plan.locations_of(node).roots) == (rule == "val_pixels")
+
+
+def test_an_exhausted_patience_ends_the_search() -> None:
+    assert [exhausted([0.1, 0.4, 0.3, 0.2][:n], 2) for n in (1, 2, 3, 4)] == [False, False, False, True]
+    assert not exhausted([0.4, 0.3, 0.2], None)
 
 
 def test_a_flipped_byte_is_found_and_made_again(execute: Execute) -> None:

@@ -34,6 +34,7 @@ def command(
     from harness.files import write_atomic
     from harness.registry import Registry
     from harness.report import tables
+    from harness.report.foreground import foreground
     from harness.report.frame import frame
     from harness.report.sensitivity import sensitivity
     from harness.spec import experiment
@@ -42,18 +43,22 @@ def command(
     registry = Registry(plugins or ())
     store = Store(results)
     found = frame(store.records())
-    sensitive = False
+    kind = "comparison"
     if experiments:
         chosen = [experiment(registry, name) for name in experiments]
-        sensitive = all(one.report == "sensitivity" for one in chosen)
-        if not sensitive:
+        kinds = {one.report for one in chosen}
+        kind = kinds.pop() if len(kinds) == 1 else kind
+        if kind != "sensitivity":
             found = _only(found, chosen, registry)
     if found.empty:
         raise UserError(f"no records of {', '.join(experiments or ['any run'])} in {results}: `harness run` makes them")
     if as_json:
         print_json(list(found.drop_duplicates("key").record))
         return
-    made = tables.comparison(found) if not sensitive else sensitivity(found)
+    if kind == "foreground":
+        made = foreground(found, store)
+    else:
+        made = sensitivity(found) if kind == "sensitivity" else tables.comparison(found)
     left = tables.unfinished(found)
     parts = []
     for table in [*made, *([left] if left else [])]:
@@ -62,7 +67,7 @@ def command(
         parts.append(tables.markdown(table))
     folder = out or results / "report"
     console = messages()
-    if sensitive:
+    if kind == "sensitivity":
         parts += _sensitivity_figures(found, folder, console)
     elif pictures:
         parts += _galleries(found, registry, store, folder, pictures, root, console)
@@ -109,10 +114,12 @@ def _galleries(
 
 
 def _only(found: pd.DataFrame, experiments: list[Experiment], registry: Registry) -> pd.DataFrame:
-    """Return the records of the cells of some experiments."""
+    """Return the records of the cells of some experiments, whatever they started from and with whatever seeds."""
     from harness.spec import expand
     from harness.strict import canonical
 
     cells = [cell for experiment in experiments for cell in expand(experiment.grids, registry)]
-    wanted = {canonical(cell.spec.model_dump(mode="json")) for cell in cells}
-    return found[[canonical(record["spec"]) in wanted for record in found.record]]
+    free = {"weights", "checkpoint", "seed", "limit"}
+    wanted = {canonical(cell.spec.model_dump(mode="json", exclude=free)) for cell in cells}
+    asked = [{key: value for key, value in record["spec"].items() if key not in free} for record in found.record]
+    return found[[canonical(spec) in wanted for spec in asked]]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,10 @@ from harness.stages.score import Scored, score_pictures
 
 
 def run(task: Task) -> None:
-    """Write what the stage `fit` writes, of the best epoch, and `choice.json`: every epoch's score and the best."""
+    """Write what the stage `fit` writes, of the best epoch, and `choice.json`: the epochs' scores and the best.
+
+    Where the rule has a patience, the epochs after which a training would have been stopped are not looked at.
+    """
     fitted = task.parent("fit")
     method = task.method()
     model = load_model(method, fitted).to(task.device)
@@ -30,17 +33,24 @@ def run(task: Task) -> None:
     ids, labels = split["ids"], torch.tensor(split["labels"], dtype=torch.float32)
     epochs = sorted(path.name for path in fitted.path.glob(EPOCH.format("*")))
     judge = _by_pixels if task.config["rule"] == "val_pixels" else _by_labels
-    scores = []
+    scores: list[float] = []
     for number, name in enumerate(epochs):
         model.load_state_dict(load_file(fitted.file(name)))
         task.progress(number, len(epochs))
         scores.append(judge(task, score_pictures(task, method, model, ids, task.pictures, labels)))
+        if exhausted(scores, task.config.get("patience")):
+            break
     best = int(np.argmax(scores)) if scores else 0
     shutil.copyfile(fitted.file(epochs[best] if epochs else "model.safetensors"), task.out / "model.safetensors")
     for name in ("curves.json", "parameters.json"):
         shutil.copyfile(fitted.file(name), task.out / name)
     choice = {"rule": task.config["rule"], "split": task.config["split"], "scores": scores, "epoch": best + 1}
     (task.out / "choice.json").write_text(json.dumps(choice))
+
+
+def exhausted(scores: Sequence[float], patience: int | None) -> bool:
+    """Return whether the last `patience` epochs brought nothing better; never, where that is None."""
+    return patience is not None and len(scores) - 1 - int(np.argmax(scores)) >= patience
 
 
 def _by_labels(task: Task, scored: Iterator[Scored]) -> float:
