@@ -9,6 +9,7 @@ from harness.data.index import SplitIndex
 from harness.errors import UserError
 from harness.method import Method
 from harness.protocol import effective_background, effective_gating, ground_truth
+from harness.resources import known
 from harness.spec import Cell, refiner_config
 from harness.stages import SHARD, Node
 
@@ -44,6 +45,7 @@ class CellGraph:
         self.background = effective_background(self.method, self.protocol)
         self.refiner = refiner_config(planner.registry, self.protocol)
         self.title = f"{self.spec.method} {self.spec.backbone} s{self.spec.seed}".replace(" none", "")
+        self.resources = known({**self.method.resources, **self.cell.resources})
         self.keys: list[str] = []
         if not self.dataset.has_masks and self._needs_masks():
             raise UserError(
@@ -190,7 +192,7 @@ class CellGraph:
         return self._add("evaluate", config, [mask, self.labels(split)], mask.label)
 
     def _add(self, stage: str, config: dict[str, Any], parents: list[Node], label: str) -> Node:
-        node = Node(stage, config, {parent.stage: parent.key for parent in parents}, label)
+        node = Node(stage, config, {parent.stage: parent.key for parent in parents}, label, self.resources)
         self.keys.append(node.key)
         return self.plan.nodes.setdefault(node.key, node)
 

@@ -46,13 +46,16 @@ class Leases:
             if self._read(key) == self._me:
                 self._path(key).unlink(missing_ok=True)
 
-    def sweep(self) -> None:
-        """Remove the leases of holders that are gone."""
+    def sweep(self) -> list[str]:
+        """Remove the leases of holders that are gone; return what they were for."""
+        gone = []
         with self._locked():
             for path in self.folder.glob("*.json"):
                 holder = self._read(path.stem)
                 if holder is None or not self._lives(path.stem, holder):
                     path.unlink(missing_ok=True)
+                    gone.append(path.stem)
+        return gone
 
     def heartbeat(self) -> None:
         """Say to other machines that this scheduler lives; to be called every few seconds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -144,6 +144,8 @@ class Method:
         Whether `score` needs gradients.
     external : bool
         Whether its scores lie in a folder, `params.folder`, instead of coming from a model.
+    resources : mapping
+        What its stages take, where it is not the default: `{"fit.gpus": 0.5, "score.cpus": 4, "fit.memory_gb": 24}`.
     version : str or None
         Pins the version in the stage keys; None takes a hash of the source.
     """
@@ -158,6 +160,7 @@ class Method:
     conditions_on_labels: ClassVar[bool] = False
     needs_grad: ClassVar[bool] = False
     external: ClassVar[bool] = False
+    resources: ClassVar[Mapping[str, float]] = {}
     version: ClassVar[str | None] = None
     Params: ClassVar[type[Params]] = TrainParams
 

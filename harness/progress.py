@@ -14,19 +14,22 @@ from harness.stages import Node
 from harness.worker import Outcome
 
 LINE_SECONDS = 30.0
+BARS = 8  # on a screen; of more stages at once only the sum is shown
 
 
 class ConsoleView:
     """Shows a run on a console; see `harness.schedule.View`."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, stages: int) -> None:
         self.console = console
+        self.stages = stages
         self.bars = _bars(console)
         self.tasks: dict[str, TaskID] = {}
         self.lines: dict[str, float] = {}
 
     def __enter__(self) -> ConsoleView:
         self.bars.start()
+        self.whole = self.bars.add_task("stages", total=self.stages, notes="", visible=self.stages > 1)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -34,14 +37,16 @@ class ConsoleView:
 
     def started(self, node: Node) -> None:
         """Add a bar."""
-        self.tasks[node.key] = self.bars.add_task(f"{node.stage} {node.label}", total=None, notes="")
+        label = f"{node.stage} {node.label}"
+        self.tasks[node.key] = self.bars.add_task(label, total=None, notes="", visible=len(self.tasks) < BARS)
         self.lines[node.key] = time.monotonic()
 
     def progressed(self, node: Node, progress: dict[str, Any]) -> None:
         """Move a bar; without a terminal, say a line every half minute."""
-        notes = " ".join(f"{k} {_short(v)}" for k, v in progress.items() if k not in ("done", "total"))
+        notes = " ".join(f"{k} {_short(v)}" for k, v in progress["notes"].items())
         self.bars.update(self.tasks[node.key], completed=progress["done"], total=progress["total"], notes=notes)
-        if not self.console.is_terminal and time.monotonic() - self.lines[node.key] > LINE_SECONDS:
+        quiet = self.console.is_terminal or not progress["total"]
+        if not quiet and time.monotonic() - self.lines[node.key] > LINE_SECONDS:
             self.lines[node.key] = time.monotonic()
             self.console.print(
                 f"  {node.stage} {node.label}: {progress['done']}/{progress['total']} {notes}", highlight=False
@@ -51,6 +56,7 @@ class ConsoleView:
         """Remove a bar; say a line for what took long or failed."""
         self.bars.remove_task(self.tasks.pop(node.key))
         if outcome.status == "done":
+            self.bars.advance(self.whole)
             if seconds > 5:
                 self.console.print(f"  {node.stage} {node.label}: {seconds:.0f} s", highlight=False)
         else:

@@ -11,6 +11,8 @@ from harness.metrics import Confusions, finalise
 from harness.plan import Plan, PlannedCell
 from harness.store import Artefact, Store
 
+LOG_LINES = 5  # of what a stage has printed
+
 
 def record_of(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
     """Return the record of a cell whose stages are all there."""
@@ -77,4 +79,6 @@ def _base(planned: PlannedCell, status: str) -> dict[str, Any]:
 
 def _stage(artefact: Artefact) -> dict[str, Any]:
     kept = ("stage", "key", "seconds", "memory_mb", "device", "threads", "bytes")
-    return {name: artefact.manifest[name] for name in kept}
+    log = artefact.path / "log.txt"
+    printed = log.read_text("utf-8", "replace").splitlines()[-LOG_LINES:] if log.exists() else []
+    return {name: artefact.manifest[name] for name in kept} | {"log": [line[:200] for line in printed]}

@@ -1,37 +1,29 @@
-"""The only door to Ray: a queue of ready stages, a lease before each submission, failures kept to their cells."""
+"""A queue of ready stages, a lease before each submission, failures kept to their cells."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import time
+import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any, Protocol
 
-from harness.errors import EnvironmentUnfitError
+from harness.cluster import Cluster, connect
+from harness.errors import EnvironmentUnfitError, HarnessError
 from harness.lease import Leases
 from harness.plan import Plan, PlannedCell, is_done
 from harness.record import record_of, record_of_failure
+from harness.resources import MODEL_STAGES, Request, request
 from harness.stages import Node
 from harness.store import Store
-from harness.worker import Outcome, run_node
+from harness.worker import Outcome
 
 LOST_WORKER_RETRIES = 2
 HEARTBEAT_SECONDS = 5.0
-_RANK = {
-    "evaluate": 0,
-    "curve": 1,
-    "mask": 2,
-    "labels": 3,
-    "score": 4,
-    "select": 5,
-    "fit": 6,
-}  # what ends a cell first
-_MODEL_STAGES = ("fit", "select", "score")
+SWEEP = "sweep-"  # begins the keys under which runs say how far they are
+_ORDER = ("evaluate", "curve", "mask", "labels", "score", "select", "fit")  # what ends a cell first
 
 
 class View(Protocol):
@@ -64,19 +56,34 @@ class Options:
         Cores per training or scoring stage; None takes half of the machine's.
     max_parallel : int or None
         At most so many stages at once.
+    resources : mapping
+        What stages take, by `stage.quantity`; see `harness.resources`.
+    address : str or None
+        Of a running Ray cluster; None starts Ray here.
+    time_limit : float or None
+        Seconds after which a stage's process is killed.
+    fail_fast : bool
+        Whether the first failure ends the run.
+    keep : tuple of str or None
+        The stages whose artefacts stay once no open cell needs them; None keeps all.
     """
 
     device: str = "auto"
     threads: int | None = None
     max_parallel: int | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    address: str | None = None
+    time_limit: float | None = None
+    fail_fast: bool = False
+    keep: tuple[str, ...] | None = None
 
 
 @dataclass
 class _Running:
     node: Node
+    request: Request
     since: float
-    cpus: int
-    gpus: int
+    began: float | None = None
 
 
 class Scheduler:
@@ -102,125 +109,170 @@ class Scheduler:
         self.attempts: Counter[str] = Counter()
         self.open = [planned for planned in plan.cells if not is_done(store, planned)]
         self._heard = 0.0
+        self._sweep = f"{SWEEP}{uuid.uuid4().hex[:12]}"
+        self._stages = len(self.waiting)
+        self._seconds: dict[str, list[float]] = {}  # that stages took, by stage
 
     def run(self) -> None:
-        """Run everything; return when every cell has its record.
+        """Run everything; return when every cell has its record, or after the first failure if that was asked for.
 
         Raises
         ------
         EnvironmentUnfitError
-            If Ray does not start, or a GPU was asked for and there is none.
+            If Ray does not start, a node cannot work, or a GPU was asked for and there is none.
+        HarnessError
+            If the results folder can no longer be written.
         """
-        self.leases.sweep()
-        self._settle()
-        if not self.waiting:
-            return
-        with _ray(self.options) as ray:
-            self.ray = ray
-            self.reused = ray.remote(max_retries=0)(run_node)
-            self.fresh = ray.remote(max_retries=0, max_calls=1)(run_node)
-            self.total = self._total()
-            try:
-                while self.waiting or self.running:
-                    self._submit()
-                    self._wait()
-                    self._settle()
-            finally:
-                for key in list(self.leases.held):
-                    self.leases.release(key)
+        try:
+            for key in self.leases.sweep():
+                if key.startswith(SWEEP):
+                    self.store.forget_work(key)
+            self._settle()
+            if not self.waiting:
+                return
+            with connect(self.options.address) as cluster:
+                self._prepare(cluster)
+                try:
+                    self._loop()
+                finally:
+                    self._let_go()
+        except OSError as error:
+            message = (
+                f"cannot write to {self.store.root}: {error.strerror}; what was finished is kept: mend it, run again"
+            )
+            raise HarnessError(message) from error
 
-    def _total(self) -> Counter[str]:
-        have = self.ray.cluster_resources()
-        total = Counter({"CPU": int(have.get("CPU", 1)), "GPU": int(have.get("GPU", 0))})
-        if self.options.device == "cpu":
-            total["GPU"] = 0
-        if self.options.device == "cuda" and not total["GPU"]:
+    def _prepare(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.gpus = 0.0 if self.options.device == "cpu" else cluster.gpus
+        if self.options.device == "cuda" and not self.gpus:
             raise EnvironmentUnfitError("--device cuda, but Ray sees no GPU: check the driver, or --device cpu")
-        return total
+        self.plan.locations = replace(self.plan.locations, plugins=self.store.adopt(self.plan.locations.plugins))
+        if self.options.address:
+            cluster.check_nodes(self.plan.locations)
+        self.leases.acquire(self._sweep)
+        self._say_how_far()
+
+    def _loop(self) -> None:
+        while self.waiting or self.running:
+            self._submit()
+            self._wait()
+            self._settle()
+            if self.failed and self.options.fail_fast:
+                self.view.said("stopped at the first failure; what was finished is kept")
+                return
+
+    def _let_go(self) -> None:
+        for reference in self.running:
+            self.cluster.kill(reference)
+        for key in list(self.leases.held):
+            self.leases.release(key)
+        self.store.forget_work(self._sweep)
 
     def _submit(self) -> None:
         """Start ready stages, those that end a cell first, as long as cores and GPUs are free."""
         pending = self._pending()
         ready = [node for node in self.waiting.values() if pending.isdisjoint(node.parents.values())]
-        for node in sorted(ready, key=lambda node: (_RANK[node.stage], _cost(node))):
-            cpus, gpus = self._resources(node)
-            busy_cpus = sum(run.cpus for run in self.running.values())
-            busy_gpus = sum(run.gpus for run in self.running.values())
-            if self.running and (busy_cpus + cpus > self.total["CPU"] or busy_gpus + gpus > self.total["GPU"]):
-                continue
+        threads = self.options.threads or max(1, int(self.cluster.cpus) // 2)
+        for node in sorted(ready, key=lambda node: (_ORDER.index(node.stage), _cost(node))):
             if self.options.max_parallel and len(self.running) >= self.options.max_parallel:
                 return
-            if not self.leases.acquire(node.key):
+            wanted = request(node, self.options.resources, min(threads, int(self.cluster.cpus)), self.gpus)
+            self._must_fit(wanted, node)
+            if not self._fits(wanted) or not self.leases.acquire(node.key):
                 continue
             del self.waiting[node.key]
             if self.store.artefact(node.stage, node.key):  # another scheduler was first
                 self.leases.release(node.key)
                 continue
-            foreign = self.plan.locations.plugins and node.stage in _MODEL_STAGES
-            function = self.fresh if gpus or foreign else self.reused
-            device = "cuda" if gpus else "cpu"
-            task = function.options(num_cpus=cpus, num_gpus=gpus)
-            reference = task.remote(node, self.plan.locations_of(node), device, cpus)
-            self.running[reference] = _Running(node, time.monotonic(), cpus, gpus)
+            self.store.forget_progress(node.key)
+            foreign = bool(self.plan.locations.plugins) and node.stage in MODEL_STAGES
+            reference = self.cluster.submit(node, self.plan.locations_of(node), wanted, fresh=foreign)
+            self.running[reference] = _Running(node, wanted, time.monotonic())
             self.view.started(node)
 
-    def _resources(self, node: Node) -> tuple[int, int]:
-        if node.stage not in _MODEL_STAGES:
-            return 1, 0
-        threads = self.options.threads or max(1, self.total["CPU"] // 2)
-        return min(threads, self.total["CPU"]), min(1, self.total["GPU"])
+    def _must_fit(self, wanted: Request, node: Node) -> None:
+        if wanted.cpus > self.cluster.cpus or wanted.gpus > self.gpus:
+            raise EnvironmentUnfitError(
+                f"{node.stage} asks for {wanted.cpus:g} cores and {wanted.gpus:g} GPUs, "
+                f"there are {self.cluster.cpus:g} and {self.gpus:g}: --resources {node.stage}.cpus=N asks for fewer"
+            )
+
+    def _fits(self, wanted: Request) -> bool:
+        cpus = sum(run.request.cpus for run in self.running.values())
+        gpus = sum(run.request.gpus for run in self.running.values())
+        return cpus + wanted.cpus <= self.cluster.cpus and gpus + wanted.gpus <= self.gpus
 
     def _pending(self) -> set[str]:
         return {*self.waiting, *(run.node.key for run in self.running.values())}
 
     def _wait(self) -> None:
-        """Wait for a stage to end, show progress meanwhile, and deal with how stages ended."""
-        if not self.running:
+        """Wait for stages to end, show progress meanwhile, and deal with how they ended."""
+        if self.running:
+            for reference in self.cluster.wait(list(self.running), 0.5):
+                self._end(reference, self.cluster.outcome(reference))
+        else:
             time.sleep(0.5)  # another scheduler holds what is left
             for key, node in list(self.waiting.items()):
                 if self.store.artefact(node.stage, key):
                     del self.waiting[key]
-            return
-        ended, _ = self.ray.wait(list(self.running), timeout=0.5)
-        for reference in ended:
-            run = self.running.pop(reference)
-            outcome = self._outcome(reference)
-            self.leases.release(run.node.key)
-            self._deal_with(run.node, outcome)
-            self.view.ended(run.node, outcome, time.monotonic() - run.since)
-        for run in self.running.values():
-            progress = _read_progress(self.store, run.node)
+        for reference, run in list(self.running.items()):
+            progress = self.store.progress(run.node.key)
             if progress:
+                run.began = run.began or time.monotonic()
                 self.view.progressed(run.node, progress)
+            limit = self.options.time_limit
+            if limit and run.began and time.monotonic() - run.began > limit:
+                self.cluster.kill(reference)
+                self._end(reference, Outcome("timeout", f"longer than its limit of {limit:g} s"))
         if time.monotonic() - self._heard > HEARTBEAT_SECONDS:
             self._heard = time.monotonic()
             self.leases.heartbeat()
+            self._say_how_far()
 
-    def _outcome(self, reference: Any) -> Outcome:
-        try:
-            return self.ray.get(reference)
-        except self.ray.exceptions.OutOfMemoryError as error:
-            return Outcome("lost", f"out of memory: {_first_line(error)}")
-        except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.NodeDiedError) as error:
-            return Outcome("lost", f"the worker died: {_first_line(error)}")
-        except self.ray.exceptions.RayError as error:
-            return Outcome("failed", _first_line(error), str(error)[-2000:])
+    def _end(self, reference: Any, outcome: Outcome) -> None:
+        run = self.running.pop(reference)
+        self.leases.release(run.node.key)
+        self._deal_with(run.node, outcome)
+        seconds = time.monotonic() - run.since
+        self._seconds.setdefault(run.node.stage, []).append(seconds)
+        self.view.ended(run.node, outcome, seconds)
+
+    def _say_how_far(self) -> None:
+        """Leave word of this run for `harness status`."""
+        done, cells = self._stages - len(self.waiting) - len(self.running), len(self.plan.cells)
+        told = {"cells": cells, "open": len(self.open), "done": done, "total": self._stages, "left": self._left()}
+        self.store.tell(self._sweep, told)
+
+    def _left(self) -> float | None:
+        """Return the seconds that are left, as far as stages of every kind have been seen."""
+        todo = Counter(self.plan.nodes[key].stage for key in self._pending())
+        if not set(todo) <= set(self._seconds):
+            return None
+        return sum(count * fmean(self._seconds[stage]) for stage, count in todo.items()) / max(1, len(self.running))
 
     def _deal_with(self, node: Node, outcome: Outcome) -> None:
         self.attempts[node.key] += 1
+        again = self.attempts[node.key] <= LOST_WORKER_RETRIES
         if outcome.status == "done":
             return
-        if outcome.status == "corrupt" and outcome.corrupt and self.attempts[node.key] <= LOST_WORKER_RETRIES:
-            stage, key = outcome.corrupt
+        if outcome.unusable and again:
+            stage, key = outcome.unusable
             self.view.said(f"{outcome.reason}; it is computed again")
             self.store.discard(stage, key)
-            self.waiting[key] = self.plan.nodes[key]
-            self.waiting[node.key] = node
-        elif outcome.status == "lost" and self.attempts[node.key] <= LOST_WORKER_RETRIES:
+            self._need(node.key)
+        elif outcome.lost and again:
             self.view.said(f"{node.stage} {node.label}: {outcome.reason}; trying again")
             self.waiting[node.key] = node
         else:
             self.failed[node.key] = outcome
+
+    def _need(self, key: str) -> None:
+        """Put a stage into the queue, and whatever it reads that is not there."""
+        node = self.waiting[key] = self.plan.nodes[key]
+        for stage, parent in node.parents.items():
+            if parent not in self._pending() and not self.store.artefact(stage, parent):
+                self._need(parent)
 
     def _settle(self) -> None:
         """Write the record of every cell that has ended, and drop stages that nobody needs any more."""
@@ -237,6 +289,15 @@ class Scheduler:
             self.open = still_open
             needed = {key for planned in still_open for key in planned.nodes}
             self.waiting = {key: node for key, node in self.waiting.items() if key in needed}
+            self._drop_unkept(needed)
+
+    def _drop_unkept(self, needed: set[str]) -> None:
+        """Remove artefacts that are not to be kept and that no open cell needs."""
+        if self.options.keep is None:
+            return
+        for key, node in self.plan.nodes.items():
+            if node.stage not in self.options.keep and key not in needed and self.store.artefact(node.stage, key):
+                self.store.discard(node.stage, key)
 
     def _record(self, planned: PlannedCell, pending: set[str]) -> dict[str, Any] | None:
         if planned.cell.skip:
@@ -244,52 +305,13 @@ class Scheduler:
         for key in planned.nodes:
             if key in self.failed:
                 outcome, node = self.failed[key], self.plan.nodes[key]
-                status = "oom" if outcome.status == "oom" else "failed"
-                return record_of_failure(planned, status, outcome.reason, node.stage, outcome.tail)
+                return record_of_failure(planned, outcome.status, outcome.reason, node.stage, outcome.tail)
         if not pending.isdisjoint(planned.nodes):
             return None
         return record_of(planned, self.plan, self.store)
-
-
-@contextmanager
-def _ray(options: Options) -> Iterator[Any]:
-    """Start Ray on this machine, quietly, and stop it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-    import ray.exceptions
-
-    if ray.is_initialized():
-        yield ray
-        return
-    try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=100 << 20,
-        )
-    except (RuntimeError, ValueError, OSError, ConnectionError) as error:
-        raise EnvironmentUnfitError(f"Ray does not start: {_first_line(error)}") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 def _cost(node: Node) -> float:
     """Return how long a training takes, in units of its own."""
     params = node.config.get("params", {})
     return params.get("epochs", 0) * params.get("image_size", 0) ** 2
-
-
-def _read_progress(store: Store, node: Node) -> dict[str, Any] | None:
-    try:
-        return json.loads((store.work(node.key) / "progress.json").read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:300]

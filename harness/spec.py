@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,7 +49,8 @@ class RunSpec(Frozen):
 class Grid(Frozen):
     """A grid of cells, as an experiment's YAML or the command line gives it.
 
-    `set` holds for every cell; `each` multiplies the grid, once for every set of settings in it.
+    `set` holds for every cell; `each` multiplies the grid, once for every set of settings in it; `resources` say what
+    stages take, as `fit.gpus: 0.5`.
     """
 
     methods: Names
@@ -63,6 +64,7 @@ class Grid(Frozen):
     set: dict[str, Any] = {}
     each: tuple[dict[str, Any], ...] = ({},)
     limit: int | None = Field(None, ge=1)
+    resources: dict[str, float] = {}
 
 
 class Experiment(Frozen):
@@ -99,6 +101,8 @@ class Cell:
         Where the masks or scores of an external method are.
     checkpoint : str
         The file of a trained model, instead of a training; empty for none.
+    resources : mapping
+        What its stages take, by `stage.quantity`; how it runs, not what it is.
     """
 
     spec: RunSpec
@@ -107,6 +111,7 @@ class Cell:
     skip: str = ""
     folder: Path | None = None
     checkpoint: str = ""
+    resources: Mapping[str, float] = field(default_factory=dict)
 
 
 def experiment(registry: Registry, name: str) -> Experiment:
@@ -204,7 +209,7 @@ def _cell(
         checkpoint=bool(checkpoint),
     )
     skip = _why_not(method_class(method_class.Params(**params)), spec, registry)
-    return Cell(spec, weights, origins, skip, folder, checkpoint)
+    return Cell(spec, weights, origins, skip, folder, checkpoint, grid.resources)
 
 
 def _settings(

@@ -8,28 +8,31 @@ leases/<key>.json                   who is computing a stage now
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError, UserError, closest
+from harness.errors import UserError, closest
 from harness.files import hash_file, sync_folder, write_atomic
+from harness.registry import source_hash
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 
 
-class CorruptArtefactError(HarnessError):
-    """A file of an artefact is not what its manifest says."""
+class UnusableArtefactError(UserError):
+    """An artefact is gone, or a file of it is not what its manifest says."""
 
-    def __init__(self, artefact: Artefact, file: str) -> None:
-        super().__init__(f"{artefact.stage} {artefact.key}: {file} does not match its hash")
-        self.stage, self.key = artefact.stage, artefact.key
+    def __init__(self, stage: str, key: str, problem: str) -> None:
+        super().__init__(f"{stage} {key}: {problem}")
+        self.stage, self.key = stage, key
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,12 @@ class Artefact:
 
         Raises
         ------
-        CorruptArtefactError
+        UnusableArtefactError
         """
         path = self.path / name
         expected = self.manifest["files"].get(name)
         if expected is None or not path.is_file() or hash_file(path) != expected:
-            raise CorruptArtefactError(self, name)
+            raise UnusableArtefactError(self.stage, self.key, f"{name} does not match its hash")
         return path
 
     def json(self, name: str) -> Any:
@@ -115,16 +118,63 @@ class Store:
 
         Raises
         ------
-        UserError
+        UnusableArtefactError
         """
         artefact = self.artefact(stage, key)
         if artefact is None:
-            raise UserError(f"the artefact {stage}/{key} is gone from {self.root}: run the cell again")
+            raise UnusableArtefactError(stage, key, f"gone from {self.root}: run the cell again")
         return artefact
 
     def work(self, key: str) -> Path:
         """Return the scratch folder of a stage; what stands in it outlives a crash."""
         return self.root / "work" / key
+
+    def tell(self, key: str, progress: dict[str, Any]) -> None:
+        """Leave word of how far something is, for whoever looks."""
+        folder = self.work(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / ".progress"
+        draft.write_text(json.dumps(progress))
+        os.replace(draft, folder / "progress.json")
+
+    def progress(self, key: str) -> dict[str, Any] | None:
+        """Return how far something is, or None where it has not said so."""
+        try:
+            return json.loads((self.work(key) / "progress.json").read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def forget_progress(self, key: str) -> None:
+        """Take back what an earlier attempt has said."""
+        (self.work(key) / "progress.json").unlink(missing_ok=True)
+
+    def forget_work(self, key: str) -> None:
+        """Remove a scratch folder."""
+        shutil.rmtree(self.work(key), ignore_errors=True)
+
+    def adopt(self, plugins: Iterable[str]) -> tuple[str, ...]:
+        """Copy plugin files and folders to where every worker sees them, as they are now; return what to load.
+
+        Their hash is in the path: a file that is edited while a run goes on is another plugin. Modules stay as named.
+        """
+        return tuple(self._adopt(Path(plugin)) if Path(plugin).exists() else plugin for plugin in plugins)
+
+    def _adopt(self, path: Path) -> str:
+        source = path / "__init__.py" if path.is_dir() else path
+        place = self.root / "plugins" / source_hash(source) / path.absolute().parent.name / path.name
+        if not place.exists():
+            draft = self.root / "work" / f"plugin-{uuid.uuid4().hex}"
+            copy = draft / path.name
+            draft.mkdir(parents=True)
+            if path.is_dir():
+                shutil.copytree(path, copy, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+            else:
+                shutil.copyfile(path, copy)
+            place.parent.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # another writer was first
+                os.rename(draft, place.parent)
+            shutil.rmtree(draft, ignore_errors=True)
+        return str(place)
 
     def publish(self, stage: str, key: str, draft: Path, about: dict[str, Any]) -> None:
         """Turn a finished folder into an artefact, durably; if another writer was first, drop ours."""

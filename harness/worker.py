@@ -18,7 +18,7 @@ from typing import IO, Any
 from harness import provenance, stages
 from harness.errors import HarnessError
 from harness.stages import Locations, Node, Task
-from harness.store import CorruptArtefactError, Store
+from harness.store import Store, UnusableArtefactError
 
 TAIL_LINES = 20
 
@@ -30,19 +30,22 @@ class Outcome:
     Attributes
     ----------
     status : str
-        `done`, `failed`, `oom` or `corrupt`.
+        `done`, `failed`, `oom` or `timeout`.
     reason : str
         One line.
     tail : str
         End of the traceback and of what the stage printed.
-    corrupt : tuple of str
-        Stage and key of an artefact that did not match its hash.
+    unusable : tuple of str
+        Stage and key of an artefact that is gone, or did not match its hash.
+    lost : bool
+        Whether the worker died, which says nothing of the stage.
     """
 
     status: str
     reason: str = ""
     tail: str = ""
-    corrupt: tuple[str, str] | None = None
+    unusable: tuple[str, str] | None = None
+    lost: bool = False
 
 
 def run_node(node: Node, locations: Locations, device: str, threads: int) -> Outcome:
@@ -70,6 +73,7 @@ def run_node(node: Node, locations: Locations, device: str, threads: int) -> Out
         started = time.monotonic()
         try:
             with _output_to(log):
+                task.progress(0, 0)
                 _prepare(device, threads)
                 stages.function(node.stage)(task)
             if log.stat().st_size:
@@ -84,8 +88,8 @@ def run_node(node: Node, locations: Locations, device: str, threads: int) -> Out
                 "environment": provenance.environment(),
             }
             store.publish(node.stage, node.key, task.out, about)
-        except CorruptArtefactError as error:
-            return Outcome("corrupt", str(error), corrupt=(error.stage, error.key))
+        except UnusableArtefactError as error:
+            return Outcome("failed", str(error), unusable=(error.stage, error.key))
         except Exception as error:
             return _explain(error, log)
         shutil.rmtree(work, ignore_errors=True)

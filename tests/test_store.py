@@ -12,7 +12,7 @@ import pytest
 from harness.errors import UserError
 from harness.files import write_atomic
 from harness.lease import STALE_SECONDS, Leases
-from harness.store import CorruptArtefactError, Store
+from harness.store import Store, UnusableArtefactError
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_the_first_writer_of_an_artefact_wins(store: Store) -> None:
 def test_a_flipped_byte_is_found_before_use_and_can_be_thrown_away(store: Store) -> None:
     publish(store)
     (store.need("fit", "k").path / "a.txt").write_text("hellO")
-    with pytest.raises(CorruptArtefactError, match=r"fit k: a\.txt does not match its hash"):
+    with pytest.raises(UnusableArtefactError, match=r"fit k: a\.txt does not match its hash"):
         store.need("fit", "k").file("a.txt")
     store.discard("fit", "k")
     store.discard("fit", "k")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def run_cells(
     root: Path | None,
     options: Options,
     *,
+    failed_only: bool = False,
     dry_run: bool = False,
     as_json: bool = False,
 ) -> list[dict[str, Any]]:
@@ -44,7 +46,7 @@ def run_cells(
     from harness.store import Store
 
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would ignore the first
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _interrupt)
     console = messages()
     if any(cell.weights == "hub" for cell in cells):
         console.print("weights from the hub are fetched once and kept; looking for them", highlight=False)
@@ -52,12 +54,18 @@ def run_cells(
         Store(results, create=True)
     with scanning(console) as scan:
         plan = Planner(registry, results, root, scan).plan(cells)
+    if failed_only:
+        plan.cells = [planned for planned in plan.cells if _has_failed(results, planned.key)]
+        if not plan.cells:
+            console.print("none of these cells has failed, nothing to run", highlight=False)
+            return []
     if dry_run:
         _show_plan(plan, results, as_json)
         return []
     store = Store(results)
     _announce(console, plan)
-    with ConsoleView(console) as view:
+    scheduled = len(plan.missing(store))
+    with ConsoleView(console, scheduled) as view:
         scheduler = Scheduler(plan, store, options, view)
         reused = len({key for p in plan.cells for key in p.nodes}) - len(scheduler.waiting)
         if scheduler.waiting:
@@ -74,6 +82,20 @@ def run_cells(
         print_json(records)
     _conclude(console, records, results)
     return records
+
+
+def _has_failed(results: Path, key: str) -> bool:
+    from harness.store import Store
+
+    record = Store(results).record(key)
+    return record is not None and record["status"] not in ("done", "skipped")
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Stop in good order at the first signal, at once at the second."""
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, lambda *_: os._exit(InterruptedRunError.exit_code))
+    raise KeyboardInterrupt
 
 
 def _announce(console: Console, plan: Any) -> None:
@@ -103,7 +125,8 @@ def _conclude(console: Console, records: list[dict[str, Any]], results: Path) ->
 
 
 def _show_plan(plan: Any, results: Path, as_json: bool) -> None:
-    """Print cells, stages, and what is reused."""
+    """Print cells, stages, what is reused, and what the rest may take."""
+    from harness.estimate import estimate
     from harness.plan import is_done
     from harness.store import Store
 
@@ -136,6 +159,7 @@ def _show_plan(plan: Any, results: Path, as_json: bool) -> None:
     output().print(table)
     unique = {key for planned in plan.cells for key in planned.nodes}
     left = len(plan.missing(store)) if store else len(unique)
-    output().print(
-        f"{len(rows)} cells, {len(unique)} stages, {left} to run; run again without --dry-run", highlight=False
-    )
+    lines = [f"{len(rows)} cells, {len(unique)} stages, {left} to run; run again without --dry-run"]
+    if store and left:
+        lines.append(str(estimate(store, [plan.nodes[key] for key in plan.missing(store)])))
+    output().print("\n".join(lines), highlight=False)

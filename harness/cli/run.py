@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, Root, split_commas
-from harness.errors import UserError
+from harness.errors import UserError, closest
 
 Option = typer.Option
 
@@ -32,6 +32,16 @@ def command(
     device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, Option(help="Cores per training; default half of them.", min=1)] = None,
     max_parallel: Annotated[int | None, Option(help="At most N stages at once.", min=1)] = None,
+    resources: Annotated[
+        list[str] | None, Option(help="STAGE.QUANTITY=NUMBER, as fit.gpus=0.5 or score.cpus=4; repeatable.")
+    ] = None,
+    ray_address: Annotated[str | None, Option(help="Join a Ray cluster: auto, or HOST:PORT.")] = None,
+    time_limit: Annotated[str | None, Option(help="Kill a stage that takes longer: 90s, 30m, 2h.")] = None,
+    keep: Annotated[
+        str | None, Option(help="Stages whose artefacts stay when their cells are done: fit,mask; default all.")
+    ] = None,
+    failed: Annotated[bool, Option("--failed", help="Only the cells that have failed before.")] = False,
+    fail_fast: Annotated[bool, Option("--fail-fast", help="Stop at the first failure.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Show cells, stages and what is reused; run nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -42,6 +52,7 @@ def command(
     """
     from harness.cli.cells import run_cells
     from harness.registry import Registry
+    from harness.resources import parse_resources
     from harness.schedule import Options
     from harness.spec import Grid, expand, parse_assignments
     from harness.spec import experiment as read_experiment
@@ -72,5 +83,30 @@ def command(
         grids = [parse(Grid, given | {"set": values}, where="harness run")]
     else:
         raise UserError("nothing to run: --methods NAMES (see `harness list methods`) or --experiment NAME")
-    options = Options(device, threads, max_parallel)
-    run_cells(expand(grids, registry), registry, results, root, options, dry_run=dry_run, as_json=as_json)
+    options = Options(
+        device, threads, max_parallel, parse_resources(resources or []), ray_address,
+        None if time_limit is None else _seconds(time_limit), fail_fast, None if keep is None else _stages(keep),
+    )  # fmt: skip
+    cells = expand(grids, registry)
+    run_cells(cells, registry, results, root, options, failed_only=failed, dry_run=dry_run, as_json=as_json)
+
+
+def _seconds(text: str) -> float:
+    """Return a length of time in seconds: 90s, 30m, 2h, or a number."""
+    try:
+        seconds = float(text.rstrip("smh")) * {"m": 60, "h": 3600}.get(text[-1:], 1)
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0:
+        raise UserError(f"--time-limit {text}: expected a length of time, as 90s, 30m or 2h")
+    return seconds
+
+
+def _stages(text: str) -> tuple[str, ...]:
+    from harness.stages import VERSIONS
+
+    stages = tuple(split_commas(text) or ())
+    for stage in stages:
+        if stage not in VERSIONS:
+            raise UserError(f"--keep {stage}: no such stage: {closest(stage, VERSIONS)}")
+    return stages

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -14,29 +13,33 @@ from harness.cli.common import DEFAULT_RESULTS, Json, Results, output, print_jso
 def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
     """Show how a results folder stands.
 
-    Cells by state, what is being computed now, and why cells failed.
+    Cells by state, what is being computed now and how fast, and why cells failed.
     """
     from harness.lease import Leases
+    from harness.schedule import SWEEP
     from harness.store import Store
 
     store = Store(results)
     records = list(store.records())
     states = Counter(record["status"] for record in records)
-    running = [{"key": key, **_progress(store, key)} for key in Leases(store.root / "leases").living()]
+    living = [{"key": key, **(store.progress(key) or {})} for key in Leases(store.root / "leases").living()]
+    runs = [told for told in living if told["key"].startswith(SWEEP)]
+    running = [told for told in living if told not in runs]
     failures = [
         {"key": r["key"], "cell": r["title"], "status": r["status"], "reason": r["reason"]}
         for r in records
         if r["status"] not in ("done", "skipped")
     ]
     if as_json:
-        print_json({"cells": dict(states), "running": running, "failures": failures})
+        print_json({"cells": dict(states), "runs": runs, "running": running, "failures": failures})
         return
     out = output()
     text = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none yet"
     out.print(f"cells recorded: {text}; stages running: {len(running)}", highlight=False)
-    for stage in running:
-        notes = " ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in stage.items() if k != "key")
-        out.print(f"  {stage['key'][:8]} {notes}", markup=False, highlight=False)
+    for run in runs:
+        out.print(_of_run(run), markup=False, highlight=False)
+    for told in running:
+        out.print(f"  {_of_stage(told)}", markup=False, highlight=False)
     if failures:
         table = Table("run", "cell", "status", "reason", box=None, pad_edge=False)
         for failure in failures:
@@ -45,8 +48,28 @@ def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
         out.print(f"next: harness show {failures[0]['key'][:8]}", highlight=False)
 
 
-def _progress(store: Any, key: str) -> dict[str, Any]:
-    try:
-        return json.loads((store.work(key) / "progress.json").read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
+def _of_run(told: dict[str, Any]) -> str:
+    if "cells" not in told:
+        return "a run is starting"
+    left = told["left"]
+    return (
+        f"a run of {told['cells']} cells: {told['open']} open, {told['done']} of {told['total']} stages done"
+        f"{'' if left is None else f', about {_length(left)} left'}"
+    )
+
+
+def _of_stage(told: dict[str, Any]) -> str:
+    if not told.get("total"):
+        return f"{told.get('what', told['key'][:8])}: starting"
+    notes = " ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in told["notes"].items())
+    rate, left = told["rate"], (told["total"] - told["done"])
+    pace = f", {rate:.2g} {told['unit']} a second, {_length(left / rate)} left" if rate else ""
+    return f"{told['what']}: {told['done']}/{told['total']}{pace} {notes}".rstrip()
+
+
+def _length(seconds: float) -> str:
+    """Return a length of time as people say it."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"

@@ -7,8 +7,6 @@ its artefact follows from that, its version and its parents' keys, and from noth
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,12 +38,15 @@ class Node:
         Keys of the artefacts that it reads, by role; a role is a stage's name.
     label : str
         What people call it; not part of the key.
+    resources : dict
+        What its method and experiment ask for it, by `stage.quantity`; not part of the key.
     """
 
     stage: str
     config: dict[str, Any]
     parents: dict[str, str]
     label: str = ""
+    resources: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -99,6 +100,7 @@ class Task:
     workers: int
     work: Path
     _reported: float = 0.0
+    _start: tuple[float, int] | None = None  # when the first progress was told, and how much was done by then
 
     @property
     def out(self) -> Path:
@@ -117,7 +119,12 @@ class Task:
 
     def parent(self, stage: str) -> Artefact:
         """Return the artefact of a parent."""
-        return Store(Path(self.locations.store)).need(stage, self.node.parents[stage])
+        return self.store.need(stage, self.node.parents[stage])
+
+    @cached_property
+    def store(self) -> Store:
+        """The results folder."""
+        return Store(Path(self.locations.store))
 
     @cached_property
     def pictures(self) -> list[Path]:
@@ -141,13 +148,20 @@ class Task:
         return torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16")
 
     def progress(self, done: int, total: int, notes: dict[str, Any] | None = None) -> None:
-        """Tell whoever looks how far this is; cheap enough to call for every picture."""
+        """Tell whoever looks how far this is, in pictures, or in a training's steps; cheap enough for every picture."""
         now = time.monotonic()
-        if now - self._reported > 0.3 or done == total:
-            self._reported = now
-            draft = self.work / ".progress"
-            draft.write_text(json.dumps({"done": done, "total": total, **(notes or {})}))
-            os.replace(draft, self.work / "progress.json")
+        if total and self._start is None:
+            self._start = now, done
+        if now - self._reported < 0.3 and done < total:
+            return
+        self._reported = now
+        since, start = self._start or (now, 0)
+        told = {
+            "what": f"{self.node.stage} {self.node.label}", "done": done, "total": total, "notes": notes or {},
+            "rate": (done - start) / (now - since) if now > since else None,
+            "unit": "steps" if self.node.stage == "fit" else "pictures",
+        }  # fmt: skip
+        self.store.tell(self.node.key, told)
 
 
 def function(stage: str) -> Callable[[Task], None]:

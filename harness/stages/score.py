@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -119,11 +120,31 @@ def score_pictures(
                 truths = [open_mask(dataset.mask_path(i)) for i in batch_ids]
                 given = _one_hot(truths, config["class_ids"], _sides(images[0], size, 1.0))
             with torch.set_grad_enabled(method.needs_grad), task.autocast(config["precision"]):
-                maps, presence = merged_scores(
-                    method, model, images, given, size, config["scales"], config["flip"], task.device
-                )
+                maps, presence = _by_parts(task, method, model, images, given)
             for image_id, index in zip(batch_ids, range(len(batch_ids)), strict=True):
                 yield image_id, _half(maps[index]), None if presence is None else _half(presence[index])
+
+
+def _by_parts(
+    task: Task, method: Method, model: nn.Module, images: list[np.ndarray], given: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return what `merged_scores` does, picture by picture where the device has no memory for all at once."""
+    size, scales, flip = (task.config[name] for name in ("size", "scales", "flip"))
+
+    def score(part: slice) -> tuple[Tensor, Tensor | None]:
+        labels = None if given is None else given[part]
+        return merged_scores(method, model, images[part], labels, size, scales, flip, task.device)
+
+    try:
+        return score(slice(None))
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    warnings.warn(f"out of memory for {len(images)} pictures at once: one by one", stacklevel=2)
+    if task.device == "cuda":
+        torch.cuda.empty_cache()
+    maps, presence = zip(*(score(slice(n, n + 1)) for n in range(len(images))), strict=True)
+    return torch.cat(maps), None if presence[0] is None else torch.cat(presence)
 
 
 def merged_scores(

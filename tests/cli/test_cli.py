@@ -157,7 +157,12 @@ def test_a_whole_run_then_nothing_twice(harness: Run, tmp_path: Path) -> None:
     assert "IoU beetle" in shown.stdout
     assert "packages: " in shown.stdout
     assert json.loads(harness("show", key[:8], "--json").stdout)["key"] == key
-    assert json.loads(harness("status", "--json").stdout) == {"cells": {"done": 6}, "running": [], "failures": []}
+    assert json.loads(harness("status", "--json").stdout) == {
+        "cells": {"done": 6},
+        "runs": [],
+        "running": [],
+        "failures": [],
+    }
     assert harness("list", "runs").stdout.count("done") == 6
     assert harness("report", "demo").returncode == 2
 

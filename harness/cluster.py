@@ -1,0 +1,160 @@
+"""The only door to Ray: start it here or join one that runs, see that every node can work, hand stages to workers."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness import provenance
+from harness.errors import EnvironmentUnfitError
+from harness.registry import source_hash
+from harness.resources import Request
+from harness.stages import Locations, Node
+from harness.worker import Outcome, run_node
+
+OBJECT_STORE_BYTES = 100 << 20  # stages talk through files
+
+
+class Cluster:
+    """Ray, once it runs.
+
+    Parameters
+    ----------
+    ray : module
+
+    Attributes
+    ----------
+    cpus, gpus : float
+        Of all nodes together.
+    """
+
+    def __init__(self, ray: Any) -> None:
+        self.ray = ray
+        have = ray.cluster_resources()
+        self.cpus, self.gpus = float(have.get("CPU", 1)), float(have.get("GPU", 0))
+        self._reused = ray.remote(max_retries=0)(run_node)
+        self._fresh = ray.remote(max_retries=0, max_calls=1)(run_node)
+
+    def submit(self, node: Node, locations: Locations, request: Request, fresh: bool) -> Any:
+        """Hand a stage to a worker, one of its own if `fresh`; return a reference to its outcome."""
+        function = self._fresh if fresh or request.gpus else self._reused
+        memory = int(request.memory_gb * 2**30) or None
+        task = function.options(num_cpus=request.cpus, num_gpus=request.gpus, memory=memory)
+        return task.remote(node, locations, "cuda" if request.gpus else "cpu", max(1, int(request.cpus)))
+
+    def wait(self, references: Sequence[Any], seconds: float) -> list[Any]:
+        """Return the references of stages that have ended, after some seconds at most."""
+        ended, _ = self.ray.wait(list(references), num_returns=len(references), timeout=0)
+        return ended or self.ray.wait(list(references), timeout=seconds)[0]
+
+    def outcome(self, reference: Any) -> Outcome:
+        """Return how a stage ended, its worker's death included."""
+        errors = self.ray.exceptions
+        try:
+            return self.ray.get(reference)
+        except errors.OutOfMemoryError as error:
+            return Outcome("oom", f"the machine ran out of memory: {_first_line(error)}", lost=True)
+        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError) as error:
+            return Outcome("failed", f"the worker died: {_first_line(error)}", lost=True)
+        except errors.RayError as error:
+            return Outcome("failed", _first_line(error), str(error)[-2000:])
+
+    def kill(self, reference: Any) -> None:
+        """Kill the process that runs a stage."""
+        self.ray.cancel(reference, force=True)
+
+    def check_nodes(self, locations: Locations) -> None:
+        """See that every node has this version, the results folder, the data, the weights and the plugins.
+
+        Raises
+        ------
+        EnvironmentUnfitError
+            With the node and what is to be done.
+        """
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        token = Path(locations.store) / "leases" / f".{uuid.uuid4().hex}"
+        token.touch()
+        try:
+            looks = {}
+            for node in (node for node in self.ray.nodes() if node["Alive"]):
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = self.ray.remote(max_retries=0, num_cpus=0, scheduling_strategy=there)(look_around)
+                looks[f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"] = task.remote(locations, str(token))
+            here = versions()
+            problems = []
+            for name, reference in looks.items():
+                problems += [f"node {name} {problem}" for problem in self._problems(reference, here)]
+        finally:
+            token.unlink()
+        if problems:
+            raise EnvironmentUnfitError("\n".join(problems))
+
+    def _problems(self, reference: Any, here: dict[str, str]) -> list[str]:
+        try:
+            missing, there = self.ray.get(reference, timeout=120)
+        except self.ray.exceptions.RayError as error:
+            lines = [line for line in str(error).splitlines() if "Error" in line] or [_first_line(error)]
+            return [f"cannot run wsss-harness: {lines[-1].strip()[:200]}; install the same version there"]
+        other = [
+            f"{name} {there.get(name, 'missing')}, here {here[name]}" for name in here if there.get(name) != here[name]
+        ]
+        return [*missing, *([f"has other versions: {', '.join(other)}; install the same ones"] if other else [])]
+
+
+def versions() -> dict[str, str]:
+    """Return what must be the same on every node, by name: packages, Python, and our own sources."""
+    found = provenance.environment()
+    sources = {name: importlib.import_module(name).__file__ for name in ("harness", "wsss_methods")}
+    ours = {f"sources of {name}": source_hash(Path(str(file))) for name, file in sources.items()}
+    return {"python": found["python"], **found["packages"], **ours}
+
+
+def look_around(locations: Locations, token: str) -> tuple[list[str], dict[str, str]]:
+    """Return what this node misses, as ends of sentences, and its `versions`."""
+    needed = [
+        (token, f"does not see the results folder {locations.store}: mount it there"),
+        *((root, f"does not see the data in {root}: mount it there") for root in locations.roots.values()),
+        *((file, f"does not see the weights {file}: mount them there") for file in locations.weights.values()),
+    ]
+    return [problem for path, problem in needed if not Path(path).exists()], versions()
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[Cluster]:
+    """Start Ray on this machine, quietly, and stop it; or join the cluster at an address.
+
+    Raises
+    ------
+    EnvironmentUnfitError
+        If it does not start, or nothing answers at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    import ray.exceptions
+
+    if ray.is_initialized():
+        yield Cluster(ray)
+        return
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    options = {} if address else own
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (RuntimeError, ValueError, OSError, ConnectionError) as error:
+        problem = f"cannot join Ray at {address}" if address else "Ray does not start"
+        raise EnvironmentUnfitError(f"{problem}: {_first_line(error)}") from error
+    try:
+        yield Cluster(ray)
+    finally:
+        ray.shutdown()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:300]
