@@ -83,4 +83,4 @@ def test_assignments_are_read_as_yaml() -> None:
 
 @pytest.mark.parametrize("name", REGISTRY.names("experiment"))
 def test_every_experiment_expands(name: str) -> None:
-    assert expand(experiment(REGISTRY, name).run, REGISTRY)
+    assert expand(experiment(REGISTRY, name).grids, REGISTRY)
