@@ -1,8 +1,8 @@
 """One lazy registry for every kind of plugin: what exists, where it comes from, and why a broken one is broken.
 
 Code plugins (methods, refiners, datasets) are classes with a `name`; data plugins (backbones, protocols, experiments,
-CRF presets) are YAML. Built-in code is listed from its syntax tree, so listing imports nothing heavy; plugins from
-outside are imported, because nobody else has vouched that they can be.
+CRF presets, published scores) are YAML. Built-in code is listed from its syntax tree, so listing imports nothing heavy;
+plugins from outside are imported, because nobody else has vouched that they can be.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from harness.errors import UserError, closest
 from harness.strict import read_yaml
 
 CODE_KINDS = {"method": "Method", "refiner": "Refiner", "dataset": "Dataset"}
-DATA_KINDS = {"backbone": "backbones", "protocol": "protocols", "experiment": "experiments", "crf": "crf"}
+DATA_KINDS = {
+    "backbone": "backbones",
+    "protocol": "protocols",
+    "experiment": "experiments",
+    "crf": "crf",
+    "published": "published",
+}
 KINDS = (*CODE_KINDS, *DATA_KINDS)
 ENTRY_POINT_GROUP = "wsss_harness.plugins"
 _BUILT_IN_PACKAGES = ("wsss_methods", "harness.data")

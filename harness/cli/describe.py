@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -13,14 +14,16 @@ from harness.cli.list_ import kind_of
 
 
 def command(
-    kind: Annotated[str, typer.Argument(help="method, backbone, dataset, protocol, experiment, refiner or crf.")],
+    kind: Annotated[
+        str, typer.Argument(help="method, backbone, dataset, protocol, experiment, refiner, crf or published.")
+    ],
     name: Annotated[str, typer.Argument()],
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Describe one name, with its settings.
 
-    A method, backbone, dataset, protocol, experiment, refiner or CRF preset.
+    A method, backbone, dataset, protocol, experiment, refiner, CRF preset or publication.
     """
     from harness.registry import CODE_KINDS, Registry
 
@@ -43,6 +46,12 @@ def command(
         given = {"name": name, **loaded}
         full = parse(Protocol, given, source=entry.source).model_dump(mode="json", exclude={"name", "summary"})
         settings = {k: {"value": v, "from": entry.source.name if k in loaded else "default"} for k, v in full.items()}
+    elif entry.kind == "published":
+        from harness.report.published import published
+
+        facts["about"] = entry.summary
+        tables = Counter(score.table for score in published(registry, name))
+        settings = {f"table {table.name}": f"{table.title}: {count} scores" for table, count in tables.items()}
     else:
         settings = dict(loaded)
     if as_json:

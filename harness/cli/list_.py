@@ -13,7 +13,8 @@ from harness.errors import UserError, closest
 
 def command(
     kind: Annotated[
-        str, typer.Argument(help="methods, backbones, datasets, protocols, experiments, refiners, crf or runs.")
+        str,
+        typer.Argument(help="methods, backbones, datasets, protocols, experiments, refiners, crf, published or runs."),
     ],
     pattern: Annotated[str, typer.Argument(help="Only names that match this glob.")] = "*",
     results: Results = DEFAULT_RESULTS,
@@ -53,13 +54,14 @@ def kind_of(word: str) -> str:
     UserError
         If there is no such kind, with the closest.
     """
-    from harness.registry import KINDS
+    from harness.registry import CODE_KINDS, DATA_KINDS, KINDS
 
     if word in KINDS:
         return word
     if word.removesuffix("s") in KINDS:
         return word.removesuffix("s")
-    raise UserError(f"unknown kind '{word}': {closest(word, [f'{kind}s' for kind in KINDS] + ['runs'])}")
+    plurals = [*(f"{kind}s" for kind in CODE_KINDS), *DATA_KINDS.values(), "runs"]
+    raise UserError(f"unknown kind '{word}': {closest(word, plurals)}")
 
 
 def _list_runs(pattern: str, results, as_json: bool) -> None:  # type: ignore[no-untyped-def]

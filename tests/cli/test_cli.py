@@ -35,6 +35,7 @@ def test_list_and_describe_tell_as_table_and_as_json(harness: Run) -> None:
         ("dataset", "toy"),
         ("crf", "vitpcm"),
         ("experiment", "demo"),
+        ("published", "vit-pcm"),
     ):
         found = harness("describe", kind, name, "--json")
         assert found.returncode == 0, found.stderr
