@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from harness.method import Params as Params
     from harness.method import Phase as Phase
     from harness.method import Refiner as Refiner
+    from harness.method import RefinerParams as RefinerParams
     from harness.method import Step as Step
     from harness.method import TrainParams as TrainParams
     from harness.report.frame import load_results as load_results
@@ -25,6 +26,7 @@ _HOMES = {
     "Params": "harness.method",
     "Phase": "harness.method",
     "Refiner": "harness.method",
+    "RefinerParams": "harness.method",
     "Session": "harness.training",
     "Step": "harness.method",
     "TrainParams": "harness.method",

@@ -7,16 +7,14 @@ from typing import Literal
 import numpy as np
 
 from harness.errors import EnvironmentUnfitError
-from harness.strict import Frozen
+from harness.method import RefinerParams
 
 
-class CRFParams(Frozen):
+class CRFParams(RefinerParams):
     """Settings of the dense CRF of Krähenbühl and Koltun (2011).
 
     Attributes
     ----------
-    summary, source : str
-        What the preset is and where its numbers come from.
     iterations : int
         Mean-field iterations.
     gaussian_xy, gaussian_weight : float
@@ -36,8 +34,6 @@ class CRFParams(Frozen):
         they change next to no label.
     """
 
-    summary: str = ""
-    source: str = ""
     iterations: int = 10
     gaussian_xy: float
     gaussian_weight: float

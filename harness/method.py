@@ -216,6 +216,19 @@ class Method:
         raise NotImplementedError
 
 
+class RefinerParams(Frozen):
+    """Settings of a refiner; subclass it and add fields. `NAME` alone needs a default for each, `NAME:PRESET` is YAML.
+
+    Attributes
+    ----------
+    summary, source : str
+        What a preset is and where its numbers come from.
+    """
+
+    summary: str = ""
+    source: str = ""
+
+
 class Refiner:
     """A step between score maps and masks, picture by picture.
 
@@ -228,7 +241,7 @@ class Refiner:
 
     name: ClassVar[str]
     version: ClassVar[str | None] = None
-    Params: ClassVar[type[Frozen]] = Frozen
+    Params: ClassVar[type[RefinerParams]] = RefinerParams
 
     def __init__(self, params: Any) -> None:
         self.params = params

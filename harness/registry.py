@@ -1,8 +1,8 @@
 """One lazy registry for every kind of plugin: what exists, where it comes from, and why a broken one is broken.
 
 Code plugins (methods, refiners, datasets) are classes with a `name`; data plugins (backbones, protocols, experiments,
-CRF presets, published scores) are YAML. Built-in code is listed from its syntax tree, so listing imports nothing heavy;
-plugins from outside are imported, because nobody else has vouched that they can be.
+presets of a refiner, published scores) are YAML. Built-in code is listed from its syntax tree, so listing imports
+nothing heavy; plugins from outside are imported, because nobody else has vouched that they can be.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
@@ -29,10 +29,8 @@ DATA_KINDS = {
     "backbone": "backbones",
     "protocol": "protocols",
     "experiment": "experiments",
-    "crf": "crf",
     "published": "published",
 }
-KINDS = (*CODE_KINDS, *DATA_KINDS)
 ENTRY_POINT_GROUP = "wsss_harness.plugins"
 _BUILT_IN_PACKAGES = ("wsss_methods", "harness.data")
 
@@ -120,8 +118,9 @@ class Registry:
             If it is unknown, or does not import.
         """
         entry = self.entry(kind, name)
-        if kind in DATA_KINDS:
-            return _read_data(entry.source)[name] if entry.source.stem == DATA_KINDS[kind] else read_yaml(entry.source)
+        if not entry.where:
+            data = read_yaml(entry.source)
+            return data[name] if entry.source.parent == configs() else data
         module_name, class_name = entry.where.split(":")
         try:
             module = sys.modules.get(module_name) or importlib.import_module(module_name)
@@ -135,9 +134,19 @@ class Registry:
         return str(pinned) if pinned else source_hash(self.entry(kind, name).source)
 
     @cached_property
+    def data_kinds(self) -> dict[str, str]:
+        """The kinds of data and their folders; a refiner's presets are a kind, and have a folder, named after it."""
+        return DATA_KINDS | {entry.name: entry.name for entry in self._code if entry.kind == "refiner"}
+
+    @cached_property
+    def _code(self) -> list[Entry]:
+        return [*_built_in_code(), *_installed(), *self._given()]
+
+    @cached_property
     def _entries(self) -> list[Entry]:
+        given = [_data_file(plugin, self.data_kinds) for plugin in map(Path, self.plugins) if _is_yaml(plugin)]
         found: dict[tuple[str, str], Entry] = {}
-        for entry in (*_built_in_code(), *_built_in_data(), *_installed(), *self._given()):
+        for entry in (*self._code, *_built_in_data(self.data_kinds), *given):
             taken = found.get((entry.kind, entry.name))
             if taken:
                 reason = f"the name is taken by {taken.origin} ({taken.source.name})"
@@ -148,9 +157,9 @@ class Registry:
     def _given(self) -> Iterator[Entry]:
         for plugin in self.plugins:
             path = Path(plugin)
-            if path.suffix in (".yaml", ".yml"):
-                yield _data_file(plugin, path)
-            elif path.exists():
+            if _is_yaml(path):
+                continue
+            if path.exists():
                 yield from _import_and_list(plugin, path.stem, lambda path=path: _import_path(path), path)
             else:
                 yield from _import_and_list(
@@ -210,29 +219,29 @@ def _literal(node: ast.ClassDef, attribute: str) -> str | None:
     return None
 
 
-def _built_in_data() -> Iterator[Entry]:
-    for kind, stem in DATA_KINDS.items():
+def _built_in_data(kinds: Mapping[str, str]) -> Iterator[Entry]:
+    for kind, stem in kinds.items():
         single = configs() / f"{stem}.yaml"
         if single.exists():
-            for name, value in _read_data(single).items():
+            for name, value in read_yaml(single).items():
                 yield Entry(kind, name, "built-in", single, summary=value.get("summary", ""))
         for path in sorted((configs() / stem).glob("*.yaml")):
             yield Entry(kind, path.stem, "built-in", path, summary=read_yaml(path).get("summary", ""))
 
 
-def _data_file(plugin: str, path: Path) -> Entry:
+def _is_yaml(path: Path) -> bool:
+    return path.suffix in (".yaml", ".yml")
+
+
+def _data_file(path: Path, kinds: Mapping[str, str]) -> Entry:
     """List a YAML file of the user's; the folder that it lies in says of which kind it is."""
-    kind = next((kind for kind, folder in DATA_KINDS.items() if path.absolute().parent.name == folder), "")
+    kind = next((kind for kind, folder in kinds.items() if path.absolute().parent.name == folder), "")
     if not kind:
-        raise UserError(f"--plugins {plugin}: put it into a folder named {' or '.join(DATA_KINDS.values())}")
+        raise UserError(f"--plugins {path}: put it into a folder named {' or '.join(kinds.values())}")
     try:
-        return Entry(kind, path.stem, plugin, path, summary=read_yaml(path).get("summary", ""))
+        return Entry(kind, path.stem, str(path), path, summary=read_yaml(path).get("summary", ""))
     except UserError as error:
-        return Entry(kind, path.stem, plugin, path, broken=str(error))
-
-
-def _read_data(path: Path) -> dict[str, dict[str, Any]]:
-    return dict(read_yaml(path))
+        return Entry(kind, path.stem, str(path), path, broken=str(error))
 
 
 def _installed() -> Iterator[Entry]:

@@ -16,7 +16,7 @@ from harness.data.base import Dataset
 from harness.errors import UserError, closest
 from harness.method import Method, Refiner
 from harness.protocol import Names, Protocol, as_tuple
-from harness.registry import DATA_KINDS, Registry
+from harness.registry import Registry
 from harness.strict import Frozen, canonical, parse, read_yaml
 
 Seeds = Annotated[tuple[int, ...], BeforeValidator(as_tuple)]
@@ -252,7 +252,7 @@ def refiner_config(registry: Registry, protocol: Protocol) -> dict[str, Any] | N
     Raises
     ------
     UserError
-        If there is no such refiner or preset, or it needs a preset and none is named.
+        If there is no such refiner or preset, or none is named and not every setting has a default.
     """
     if protocol.refine == "none":
         return None
@@ -261,8 +261,9 @@ def refiner_config(registry: Registry, protocol: Protocol) -> dict[str, Any] | N
     settings, source = {}, None
     if preset:
         settings, source = registry.load(name, preset), registry.entry(name, preset).source
-    elif name in DATA_KINDS:
-        raise UserError(f"refiner '{name}' needs a preset: {', '.join(f'{name}:{p}' for p in registry.names(name))}")
+    elif any(field.is_required() for field in refiner.Params.model_fields.values()):
+        presets = ", ".join(f"{name}:{preset}" for preset in registry.names(name))
+        raise UserError(f"refiner '{name}' needs a preset: {presets or f'a YAML file in a folder named {name}'}")
     params = parse(refiner.Params, settings, where=f"refiner {protocol.refine}", source=source).model_dump(mode="json")
     keyed = {key: value for key, value in params.items() if key not in ("summary", "source")}
     return {"name": name, "version": registry.source_version("refiner", name), "params": keyed}

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
+from harness.protocol import Protocol
 from harness.registry import CODE_KINDS, Registry, source_hash
+from harness.spec import refiner_config
 
 PLUGIN = '''
 from harness import Method
@@ -106,6 +108,27 @@ def test_a_yaml_file_is_of_the_kind_that_its_folder_names(tmp_path: Path) -> Non
     (tmp_path / "lost.yaml").write_text("summary: ours\n")
     with pytest.raises(UserError, match="folder named backbones or protocols"):
         Registry([str(tmp_path / "lost.yaml")]).names("protocol")
+
+
+def test_a_refiner_from_outside_has_presets_too_in_a_folder_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "blur.py").write_text(
+        "from harness import Refiner, RefinerParams\n"
+        "class BlurParams(RefinerParams):\n    width: int\n"
+        "class Blur(Refiner):\n    name = 'blur'\n    Params = BlurParams\n"
+    )
+    (tmp_path / "blur").mkdir()
+    (tmp_path / "blur" / "blur.yaml").write_text("summary: theirs\nwidth: 3\n")
+    presets = [str(tmp_path / "blur" / "blur.yaml"), str(tmp_path / "blur.py")]
+    registry, without = Registry(presets), Registry(presets[1:])
+    config = refiner_config(registry, Protocol(name="mine", refine="blur:blur"))
+    assert config is not None
+    assert (config["name"], config["params"]) == ("blur", {"width": 3})
+    with pytest.raises(UserError, match="refiner 'blur' needs a preset: blur:blur"):
+        refiner_config(registry, Protocol(name="mine", refine="blur"))
+    with pytest.raises(UserError, match="refiner 'blur' needs a preset: a YAML file in a folder named blur"):
+        refiner_config(without, Protocol(name="mine", refine="blur"))
+    with pytest.raises(UserError, match="unknown blur 'bl': known: none"):
+        refiner_config(without, Protocol(name="mine", refine="blur:bl"))
 
 
 def test_a_missing_plugin_is_broken(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def command(
     from harness.registry import CODE_KINDS, Registry
 
     registry = Registry(plugins or ())
-    entry = registry.entry(kind_of(kind), name)
+    entry = registry.entry(kind_of(kind, registry), name)
     loaded = registry.load(entry.kind, name)
     facts: dict[str, Any] = {"kind": entry.kind, "name": name, "origin": entry.origin, "file": entry.source.name}
     settings: dict[str, Any] = {}

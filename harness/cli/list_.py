@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, output, print_json
 from harness.errors import UserError, closest
+
+if TYPE_CHECKING:
+    from harness.registry import Registry
 
 
 def command(
@@ -33,7 +36,7 @@ def command(
     registry = Registry(plugins or ())
     rows = [
         {"name": e.name, "summary": e.summary, "origin": e.origin, "broken": e.broken}
-        for e in registry.entries(kind_of(kind), pattern)
+        for e in registry.entries(kind_of(kind, registry), pattern)
     ]
     if as_json:
         print_json(rows)
@@ -43,24 +46,25 @@ def command(
         table.add_row(row["name"], row["origin"], f"broken: {row['broken']}" if row["broken"] else row["summary"])
     output().print(table)
     if rows and not rows[0]["broken"]:
-        output().print(f"next: harness describe {kind_of(kind)} {rows[0]['name']}", highlight=False)
+        output().print(f"next: harness describe {kind_of(kind, registry)} {rows[0]['name']}", highlight=False)
 
 
-def kind_of(word: str) -> str:
-    """Return the kind that a word names, singular or plural.
+def kind_of(word: str, registry: Registry) -> str:
+    """Return the kind that a word names, singular or plural; a refiner's name is the kind of its presets.
 
     Raises
     ------
     UserError
         If there is no such kind, with the closest.
     """
-    from harness.registry import CODE_KINDS, DATA_KINDS, KINDS
+    from harness.registry import CODE_KINDS
 
-    if word in KINDS:
+    kinds = [*CODE_KINDS, *registry.data_kinds]
+    if word in kinds:
         return word
-    if word.removesuffix("s") in KINDS:
+    if word.removesuffix("s") in kinds:
         return word.removesuffix("s")
-    plurals = [*(f"{kind}s" for kind in CODE_KINDS), *DATA_KINDS.values(), "runs"]
+    plurals = [*(f"{kind}s" for kind in CODE_KINDS), *registry.data_kinds.values(), "runs"]
     raise UserError(f"unknown kind '{word}': {closest(word, plurals)}")
 
 
