@@ -25,7 +25,7 @@ def command(
         str, typer.Option(help="What made them, for the tables: image_labels, saliency.")
     ] = "unknown",
     protocol: Annotated[str, typer.Option(help="How scores become masks.")] = "strict",
-    refine: Annotated[str | None, typer.Option(help="Refiners: none, crf:vitpcm; both with a comma.")] = None,
+    refine: Annotated[str | None, typer.Option(help="Refiners: none, crf:vitpcm, pamr; several with commas.")] = None,
     results: Results = DEFAULT_RESULTS,
     as_json: Json = False,
 ) -> None:

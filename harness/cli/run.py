@@ -20,7 +20,7 @@ def command(
     weights: Annotated[str | None, Option(help="Start weights: random, hub, or a file.")] = None,
     checkpoint: Annotated[str | None, Option(help="A trained model, model.safetensors, instead of training.")] = None,
     protocol: Annotated[str | None, Option(help="Protocols: strict, vitpcm, irn, seam.")] = None,
-    refine: Annotated[str | None, Option(help="Refiners: none, crf:vitpcm; both with a comma.")] = None,
+    refine: Annotated[str | None, Option(help="Refiners: none, crf:vitpcm, pamr; several with commas.")] = None,
     seeds: Annotated[str | None, Option(help="Random seeds: 0,1,2.")] = None,
     experiment: Annotated[str | None, Option(help="A named experiment, or a YAML file.")] = None,
     assignments: Annotated[
