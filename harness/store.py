@@ -190,9 +190,11 @@ class Store:
         try:
             os.rename(draft, place)
         except OSError:
-            if not (place / MANIFEST).exists():
-                raise
-            shutil.rmtree(draft)
+            if (place / MANIFEST).exists():
+                shutil.rmtree(draft)
+            else:  # half of an artefact, from a copy that broke off say
+                self.discard(stage, key)
+                os.rename(draft, place)
         sync_folder(place.parent)
 
     def discard(self, stage: str, key: str) -> None:

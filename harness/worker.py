@@ -73,8 +73,8 @@ def run_node(node: Node, locations: Locations, device: str, threads: int) -> Out
         started = time.monotonic()
         try:
             with _output_to(log):
-                task.progress(0, 0)
                 _prepare(device, threads)
+                task.progress(0, 0)
                 stages.function(node.stage)(task)
             if log.stat().st_size:
                 shutil.copyfile(log, task.out / "log.txt")

@@ -30,7 +30,7 @@ LAYERS = [
     {"plan", "graph"},
     {"record", "cluster"},
     {"schedule", "progress", "estimate"},
-    {"report", "doctor"},
+    {"report", "doctor", "reproduce"},
     {"predict"},
     {"cli"},
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from harness.errors import EnvironmentUnfitError
+from harness.errors import EnvironmentUnfitError, HarnessError, UserError
 from harness.plan import Plan, Planner
 from harness.registry import Registry
+from harness.resources import Request, parse_resources, request
 from harness.schedule import Options, Scheduler
 from harness.spec import Grid, expand
 from harness.stages import Node
@@ -128,6 +130,22 @@ class Late(Base):
         maps[:, 0 if model.bias[0] == 2 else 1] = 0.9
         return maps, torch.ones(len(images), model.out_features - 1)
 
+class Hangs(Base):
+    """Never ends."""
+    name = "hangs"
+    def fit(self, model, data, session):
+        import time
+        while True:
+            time.sleep(1)
+
+class Large(Base):
+    """Has memory for one picture at a time."""
+    name = "large"
+    def score(self, model, images, labels):
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().score(model, images, labels)
+
 class Memory(Base):
     """Runs out of memory."""
     name = "memory"
@@ -169,14 +187,18 @@ def execute(tmp_path: Path, toy: Path, ray_once: None) -> Execute:
     (tmp_path / "plugin.py").write_text(PLUGIN)
 
     def run(
-        methods: str, plugins: bool = True, settings: dict[str, Any] | None = None, **options: Any
+        methods: str,
+        plugins: bool = True,
+        settings: dict[str, Any] | None = None,
+        view: Notes | None = None,
+        **options: Any,
     ) -> tuple[Notes, Plan, Store]:
         registry = Registry([str(tmp_path / "plugin.py")] if plugins else [])
         results = tmp_path / "results"
         store = Store(results, create=True)
         grid = Grid(methods=methods, backbones="timm:test_vit", limit=4, set=settings or {})  # type: ignore[arg-type]
         plan = Planner(registry, results, None).plan(expand([grid], registry))
-        notes = Notes()
+        notes = view or Notes()
         Scheduler(plan, store, Options(**options), notes).run()
         return notes, plan, store
 
@@ -205,6 +227,86 @@ def test_failures_are_records_and_the_rest_goes_on(execute: Execute) -> None:
     again, _, _ = execute("raises,good")
     assert list(again.records) == ["raises"]
     assert again.begun == ["fit raises s0"]
+
+
+def test_a_stage_that_hangs_is_killed_at_its_limit_and_the_rest_goes_on(execute: Execute) -> None:
+    notes, _, store = execute("hangs,good", time_limit=3)
+    assert notes.records["hangs"]["status"] == "timeout"
+    assert notes.records["hangs"]["reason"] == "longer than its limit of 3 s"
+    assert notes.records["hangs"]["failed_stage"] == "fit"
+    assert notes.records["good"]["status"] == "done"
+    assert not list((store.root / "leases").glob("*.json"))
+
+
+def test_without_memory_for_a_batch_pictures_are_scored_one_by_one(execute: Execute) -> None:
+    notes, _, _ = execute("large")
+    record = notes.records["large"]
+    assert record.get("reason", "") == ""
+    logs = [line for stage in record["stages"] if stage["stage"] == "score" for line in stage["log"]]
+    assert any("out of memory for 4 pictures at once: one by one" in line for line in logs)
+
+
+def test_the_first_failure_ends_the_run_where_that_is_asked_for(execute: Execute) -> None:
+    notes, _, _ = execute("raises,good,negative", fail_fast=True, max_parallel=1)
+    assert [record["status"] for record in notes.records.values()] == ["failed"]
+    assert notes.messages == ["stopped at the first failure; what was finished is kept"]
+
+
+def test_what_is_not_kept_goes_when_no_cell_needs_it(execute: Execute) -> None:
+    notes, plan, store = execute("good", keep=("mask",))
+    assert notes.records["good"]["status"] == "done"
+    assert {node.stage for node in plan.nodes.values() if store.artefact(node.stage, node.key)} == {"mask"}
+    again, _, _ = execute("good", keep=("mask",))
+    assert not again.begun  # the record is there
+
+
+def test_an_artefact_that_is_gone_is_made_again_with_what_it_came_from(execute: Execute) -> None:
+    first, plan, store = execute("sanity-random", plugins=False)
+    record = first.records["sanity-random"]
+    for node in plan.nodes.values():
+        if node.stage in ("fit", "score", "mask"):
+            store.discard(node.stage, node.key)
+    (store.root / "records" / f"{record['key']}.json").unlink()
+    second, _, _ = execute("sanity-random", plugins=False)
+    assert second.records["sanity-random"]["metrics"] == record["metrics"]
+
+
+def test_resources_of_the_command_win_over_those_of_the_method() -> None:
+    node = Node("fit", {}, {}, "", {"fit.cpus": 4, "score.cpus": 8, "fit.gpus": 0.5, "fit.memory_gb": 3})
+    assert request(node, {}, threads=2, gpus=1) == Request(4, 0.5, 3)
+    assert request(node, {"fit.cpus": 1}, threads=2, gpus=0) == Request(1, 0, 3)
+    assert request(Node("mask", {}, {}), {}, threads=2, gpus=1) == Request(1, 0)
+    assert request(Node("score", {}, {}), {}, threads=2, gpus=3) == Request(2, 1)
+    assert parse_resources(["fit.gpus=0.5", "score.cpus=4"]) == {"fit.gpus": 0.5, "score.cpus": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("fit.gpu=1", "unknown resource 'fit.gpu': did you mean 'fit.gpus'?"),
+        ("fit.gpus=1.5", "fit.gpus 1.5: expected a fraction of one, or whole ones"),
+        ("fit.gpus", "expected STAGE.QUANTITY=NUMBER, as fit.gpus=0.5"),
+    ],
+)
+def test_wrong_resources_are_told_apart(given: str, problem: str) -> None:
+    with pytest.raises(UserError, match=re.escape(problem)):
+        parse_resources([given])
+
+
+def test_more_than_there_is_is_said_before_it_is_waited_for(execute: Execute) -> None:
+    with pytest.raises(EnvironmentUnfitError, match="fit asks for 64 cores and 0 GPUs, there are 2 and 0"):
+        execute("good", resources={"fit.cpus": 64.0})
+
+
+def test_a_results_folder_that_cannot_be_written_ends_the_run_with_one_line(execute: Execute, tmp_path: Path) -> None:
+    class Spoiler(Notes):
+        def started(self, node: Node) -> None:
+            if (tmp_path / "results" / "records").is_dir():
+                (tmp_path / "results" / "records").rmdir()
+                (tmp_path / "results" / "records").write_text("")
+
+    with pytest.raises(HarnessError, match=r"cannot write to .*: Not a directory; what was finished is kept"):
+        execute("good", view=Spoiler())
 
 
 def test_maps_are_kept_as_they_are_read_whatever_their_strides(execute: Execute) -> None:

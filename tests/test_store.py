@@ -57,10 +57,12 @@ def test_a_flipped_byte_is_found_before_use_and_can_be_thrown_away(store: Store)
 
 
 def test_a_half_written_artefact_is_not_one(store: Store) -> None:
-    folder = store.root / "artefacts" / "fit" / "half"
+    folder = store.root / "artefacts" / "fit" / "k"
     folder.mkdir(parents=True)
     (folder / "a.txt").write_text("x")
-    assert store.artefact("fit", "half") is None
+    assert store.artefact("fit", "k") is None
+    publish(store, "whole")
+    assert store.need("fit", "k").file("a.txt").read_text() == "whole"
 
 
 def test_a_done_record_is_never_replaced_by_a_failure(store: Store) -> None:

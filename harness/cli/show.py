@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,9 @@ from harness.cli.common import DEFAULT_RESULTS, Json, Results, output, print_jso
 
 def command(
     run: Annotated[str, typer.Argument(help="The first digits of a record's key; see `harness list runs`.")],
+    reproduce: Annotated[
+        bool, typer.Option("--reproduce", help="The command and the package versions that make it again.")
+    ] = False,
     results: Results = DEFAULT_RESULTS,
     as_json: Json = False,
 ) -> None:
@@ -22,6 +26,9 @@ def command(
     from harness.store import Store
 
     record = Store(results).find(run)
+    if reproduce:
+        _show_how(record, as_json)
+        return
     if as_json:
         print_json(record)
         return
@@ -51,6 +58,20 @@ def command(
             memory = " ".join(f"{where} {peak}" for where, peak in stage["memory_mb"].items())
             table.add_row(stage["stage"], stage["key"], f"{stage['seconds']:.1f}", memory, stage["device"])
         out.print(table)
+
+
+def _show_how(record: dict[str, Any], as_json: bool) -> None:
+    """Print a shell script: hints as comments, constraints, the command."""
+    from harness.reproduce import command_of, constraints_of, hints_of
+
+    command, constraints, hints = command_of(record), constraints_of(record), hints_of(record)
+    if as_json:
+        print_json({"command": command, "constraints": constraints, "hints": hints})
+        return
+    out = output()
+    script = [*(f"# {hint}" for hint in hints), f"pip install {shlex.join(constraints)}", shlex.join(command)]
+    for line in script:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _scores(record: dict[str, Any]) -> None:

@@ -1,0 +1,70 @@
+"""The command and the package versions that make a record's number again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_NOT_FROM_AN_INDEX = "wsss-harness"
+
+
+def command_of(record: dict[str, Any]) -> list[str]:
+    """Return the words of the command that runs a record's cell, and nothing else.
+
+    What a person has to fill in is in capitals: `FOLDER` of the data, `FILE` of weights, whose name and hash are in
+    the record.
+    """
+    spec, protocol = record["spec"], record["spec"]["protocol"]
+    words = ["harness", "run", "--methods", spec["method"]]
+    if spec["backbone"] != "none":
+        words += ["--backbones", spec["backbone"]]
+    words += ["--dataset", spec["dataset"], "--protocol", protocol["name"], "--refine", protocol["refine"]]
+    words += ["--seeds", str(spec["seed"])]
+    if not spec["dataset"].startswith("toy"):
+        words += ["--root", "FOLDER"]
+    if spec["weights"] != "none" and not spec["checkpoint"]:
+        words += ["--weights", "FILE" if spec["weights"] == "file" else spec["weights"]]
+    if spec["checkpoint"]:
+        words += ["--checkpoint", "FILE"]
+    if spec["limit"]:
+        words += ["--limit", str(spec["limit"])]
+    for name, origin in record["origins"].items():
+        if origin == "--set":
+            words += ["--set", _assignment(name, spec)]
+    return words
+
+
+def constraints_of(record: dict[str, Any]) -> list[str]:
+    """Return the packages that were installed, as lines of a constraints file."""
+    packages = record["provenance"]["packages"]
+    return [f"{name}=={version.partition('+')[0]}" for name, version in packages.items() if name != _NOT_FROM_AN_INDEX]
+
+
+def hints_of(record: dict[str, Any]) -> list[str]:
+    """Return what command and constraints do not say."""
+    provenance = record["provenance"]
+    source = provenance["source"]
+    commit = f", commit {source['commit'][:12]}" if source else ""
+    changed = " with changes that were not committed" if source and source["dirty"] else ""
+    hints = [f"wsss-harness {provenance['packages'].get(_NOT_FROM_AN_INDEX, '')}{commit}{changed}"]
+    hints.append(f"python {provenance['python']}, {provenance['platform']}, {provenance['cpu']}")
+    for what in ("weights", "checkpoint"):
+        file = record.get(what)
+        if file and file["sha256"]:
+            hints.append(f"{what} FILE: {file['file']}, sha256 {file['sha256']}")
+    hints += [f"data of {split}: content {content}" for split, content in record.get("data", {}).items()]
+    return hints
+
+
+def _assignment(name: str, spec: dict[str, Any]) -> str:
+    if not name.startswith("protocol."):
+        return f"{spec['method']}.{name}={_yaml(spec['params'][name])}"
+    value: Any = spec
+    for part in name.split("."):
+        value = value[part]
+    return f"{name}={_yaml(value)}"
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as `--set` reads it."""
+    return value if isinstance(value, str) and value.replace("_", "").isalnum() else json.dumps(value)
