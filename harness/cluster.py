@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -143,6 +144,8 @@ def connect(address: str | None) -> Iterator[Cluster]:
     if ray.is_initialized():
         yield Cluster(ray)
         return
+    if address not in (None, "auto"):
+        _must_answer(address)
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     options = {} if address else own
     try:
@@ -154,6 +157,17 @@ def connect(address: str | None) -> Iterator[Cluster]:
         yield Cluster(ray)
     finally:
         ray.shutdown()
+
+
+def _must_answer(address: str) -> None:
+    """See that something listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise EnvironmentUnfitError(f"--ray-address {address}: expected auto, or HOST:PORT as `ray start` prints it")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise EnvironmentUnfitError(f"cannot join Ray at {address}: {error.strerror or error}") from error
 
 
 def _first_line(error: BaseException) -> str:

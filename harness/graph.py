@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ class CellGraph:
         self.title = f"{self.spec.method} {self.spec.backbone} s{self.spec.seed}".replace(" none", "")
         self.resources = known({**self.method.resources, **self.cell.resources})
         self.keys: list[str] = []
+        self._labels: dict[tuple[str, bool], Node] = {}
         if not self.dataset.has_masks and self._needs_masks():
             raise UserError(
                 f"dataset {self.dataset.name} has no masks here, and protocol {self.protocol.name} needs them: "
@@ -57,15 +59,16 @@ class CellGraph:
         """Add all stages; return their keys by place."""
         splits = {}
         for split in self.protocol.eval_splits:
-            place: dict[str, Any] = {"labels": self.labels(split).key, "score": self.score(split).key}
-            masks = [self.mask(split, shard) for shard in range(self._shards(split))]
+            score = self.score(split)
+            place: dict[str, Any] = {"labels": self.labels(split).key, "score": score.key}
+            masks = [self.mask(split, shard, score) for shard in range(self._shards(split))]
             place["mask"] = [mask.key for mask in masks]
             if self.dataset.has_masks:
                 place["evaluate"] = [self.evaluate(split, mask).key for mask in masks]
                 if self.method.output != "labels":
-                    place["curve"] = self.curve(split).key
+                    place["curve"] = self.curve(split, score).key
             splits[split] = place
-        model = {} if self.method.external else {node.stage: node.key for node in self.model()}
+        model = {} if self.method.external else {node.stage: node.key for node in self.model}
         return {"fit": None, **model, "splits": splits}
 
     def about(self) -> dict[str, Any]:
@@ -105,6 +108,11 @@ class CellGraph:
 
     def labels(self, split: str, masks: bool = True) -> Node:
         """Add the image labels of a split."""
+        if (split, masks) not in self._labels:
+            self._labels[split, masks] = self._new_labels(split, masks)
+        return self._labels[split, masks]
+
+    def _new_labels(self, split: str, masks: bool) -> Node:
         index = self.index(split, masks)
         config = {
             "dataset": self.spec.dataset, "split": split, "limit": self.spec.limit, "masks": index.masks,
@@ -131,6 +139,7 @@ class CellGraph:
             config["checkpoint"] = self.checkpoint.sha256
         return self._add("fit", config, [self.labels(self.protocol.fit_split, masks=False)], self.title)
 
+    @cached_property
     def model(self) -> list[Node]:
         """Add the training, and the choice of its epoch where the protocol makes one."""
         if self.protocol.checkpoint == "last":
@@ -165,24 +174,24 @@ class CellGraph:
             "labels_given": self.method.conditions_on_labels and self.gating(split) == "gt",
             "oracle": "masks" in self.method.supervision,
         }  # fmt: skip
-        return self._add("score", config, [*self.model(), given], f"{self.title} {split}")
+        return self._add("score", config, [*self.model, given], f"{self.title} {split}")
 
-    def curve(self, split: str) -> Node:
+    def curve(self, split: str, score: Node) -> Node:
         """Add what the score maps of a split are worth over all thresholds."""
         background = "model" if self.background == "model" else "fixed:0"
         config = {
             "dataset": self.spec.dataset, "class_ids": self.class_ids,
             "rules": self._rules(split) | {"background": background},
         }  # fmt: skip
-        return self._add("curve", config, [self.score(split), self.labels(split)], f"{self.title} {split}")
+        return self._add("curve", config, [score, self.labels(split)], f"{self.title} {split}")
 
-    def mask(self, split: str, shard: int) -> Node:
+    def mask(self, split: str, shard: int, score: Node) -> Node:
         """Add the pseudo-masks of a shard."""
         config = {"class_ids": self.class_ids, "shard": shard, "rules": self._rules(split), "refine": self.refiner}
-        parents = [self.score(split), self.labels(split)]
+        parents = [score, self.labels(split)]
         kind, _, swept = self.background.partition(":")
         if kind == "swept_on":
-            parents.append(self.curve(swept))
+            parents.append(self.curve(swept, self.score(swept)))
         number = f" {shard + 1}/{self._shards(split)}" if self._shards(split) > 1 else ""
         return self._add("mask", config, parents, f"{self.title} {split} {self.protocol.refine}{number}")
 

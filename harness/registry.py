@@ -74,6 +74,8 @@ class Registry:
 
     def __init__(self, plugins: Iterable[str] = ()) -> None:
         self.plugins = tuple(plugins)
+        self._files: dict[Path, Any] = {}
+        self._versions: dict[tuple[str, str], str] = {}
 
     def entries(self, kind: str, pattern: str = "*") -> list[Entry]:
         """Return the entries of a kind, by name; broken ones included."""
@@ -119,7 +121,9 @@ class Registry:
         """
         entry = self.entry(kind, name)
         if not entry.where:
-            data = read_yaml(entry.source)
+            if entry.source not in self._files:
+                self._files[entry.source] = read_yaml(entry.source)
+            data = self._files[entry.source]
             return data[name] if entry.source.parent == configs() else data
         module_name, class_name = entry.where.split(":")
         try:
@@ -130,8 +134,11 @@ class Registry:
 
     def source_version(self, kind: str, name: str) -> str:
         """Return the version of a code plugin: the one that it pins, or a hash of its module or package."""
-        pinned = getattr(self.load(kind, name), "version", None)
-        return str(pinned) if pinned else source_hash(self.entry(kind, name).source)
+        key = (kind, name)
+        if key not in self._versions:
+            pinned = getattr(self.load(kind, name), "version", None)
+            self._versions[key] = str(pinned) if pinned else source_hash(self.entry(kind, name).source)
+        return self._versions[key]
 
     @cached_property
     def data_kinds(self) -> dict[str, str]:

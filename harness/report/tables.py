@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,22 +119,30 @@ def _configurations(group: pd.DataFrame) -> list[_Row]:
         canonical([r.method, r.settings, r.backbone, r.weights, r.record["weights"], r.limit])
         for r in group.itertuples()
     ]
+    varying = {method: _varying(own.settings) for method, own in group.groupby("method")}
     for _, same in group.groupby(keys, sort=True):
         first = same.iloc[0]
-        peers = group[group.method == first.method].settings
         rows.append(
             _Row(
-                first.method, _variant(first.settings, list(peers)), first.backbone, first.timm, first.weights,
+                first.method, _variant(first.settings, varying[first.method]),
+                first.backbone, first.timm, first.weights,
                 first.parameters, first.limit, same,
             )
         )  # fmt: skip
     return rows
 
 
-def _variant(settings: dict[str, Any], peers: list[dict[str, Any]]) -> str:
-    """Return the settings in which a row differs from others of its method."""
-    varying = [key for key in settings if any(peer.get(key) != settings[key] for peer in peers)]
-    return ", ".join(f"{key}={settings[key]}" for key in varying)
+def _varying(settings: Iterable[dict[str, Any]]) -> set[str]:
+    """Return the settings in which the rows of a method differ."""
+    values: dict[str, set[str]] = {}
+    for own in settings:
+        for key, value in own.items():
+            values.setdefault(key, set()).add(canonical(value))
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def _variant(settings: dict[str, Any], varying: set[str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings.items() if key in varying)
 
 
 def _declared(record: dict[str, Any]) -> str:

@@ -2,83 +2,103 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import TINY
-
-COMMAND = [
-    str(Path(sys.executable).parent / "harness"), "run", "--methods", "vitpcm", *TINY, "--limit", "16",
-    "--set", "vitpcm.epochs=80", "--set", "vitpcm.batch_size=4",
-]  # fmt: skip
-
-
-def outcome(results: Path) -> dict[str, Any]:
-    """Return what must not depend on a crash: keys, scores, masks, score maps."""
-    records = [json.loads(path.read_text()) for path in sorted((results / "records").glob("*.json"))]
-    masks = {path.name: path.read_bytes() for path in sorted(results.glob("artefacts/mask/*/*.png"))}
-    scores = {
-        str(path.relative_to(results)): path.read_bytes() for path in results.glob("artefacts/score/*/*.safetensors")
-    }
-    return {
-        "records": [(r["key"], r["status"], r["metrics"], r["artefacts"]) for r in records],
-        "masks": masks,
-        "scores": scores,
-    }
+from tests.faults.conftest import TRAINING, outcome, running, wait_for_orphans, wait_until, workers
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run(COMMAND, cwd=folder, check=True, capture_output=True, timeout=300)
+    subprocess.run(TRAINING, cwd=folder, check=True, capture_output=True, timeout=300)
     return outcome(folder / "results")
 
 
-def test_kill_in_the_middle_of_fit_then_the_same_command(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    with subprocess.Popen(COMMAND, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
-        _wait_for(tmp_path / "results" / "work", "training/checkpoint.pt")
-        driver.send_signal(signal.SIGKILL)
-    _wait_for_orphans(tmp_path / "results" / "leases")
-    assert not list((tmp_path / "results" / "records").glob("*.json"))
-    assert not list(tmp_path.glob("results/artefacts/fit/*"))
-    again = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+def start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(TRAINING, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(folder: Path) -> None:
+    again = subprocess.run(TRAINING, cwd=folder, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
+
+
+def test_kill_in_the_middle_of_fit_then_the_same_command(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    results = tmp_path / "results"
+    with start(tmp_path) as driver:
+        wait_until(lambda: list(results.glob("work/*/training/checkpoint.pt")))
+        driver.send_signal(signal.SIGKILL)
+    wait_for_orphans(results)
+    assert not list(results.glob("records/*.json"))
+    assert not list(results.glob("artefacts/fit/*"))
+    finish(tmp_path)
+    assert outcome(results) == undisturbed
+    assert not list((results / "work").iterdir())
+    assert not list((results / "leases").glob("*.json"))
+
+
+@pytest.mark.slow
+def test_kill_in_every_stage_then_the_same_command(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    results = tmp_path / "results"
+    killed = set()
+    for stage in ("labels", "fit", "score", "curve", "mask", "evaluate"):
+        with start(tmp_path) as driver:
+            wait_until(lambda: driver.poll() is not None or any(w.startswith(stage) for w in running(results)))  # noqa: B023
+            if driver.poll() is None:
+                driver.send_signal(signal.SIGKILL)
+                killed.add(stage)
+        wait_for_orphans(results)
+    assert {"fit", "score"} <= killed
+    finish(tmp_path)
+    assert outcome(results) == undisturbed
+
+
+def test_a_killed_worker_is_replaced_and_the_stage_goes_on(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    results = tmp_path / "results"
+    with start(tmp_path) as driver:
+        wait_until(lambda: list(results.glob("work/*/training/checkpoint.pt")))
+        for pid in workers(results):
+            os.kill(pid, signal.SIGKILL)
+        _, errors = driver.communicate(timeout=200)
+    assert driver.returncode == 0, errors
+    assert "the worker died" in errors
+    assert "trying again" in errors
+    assert outcome(results) == undisturbed
+
+
+def test_two_runs_of_the_same_cells_at_once_share_the_work(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    with start(tmp_path) as first, start(tmp_path) as second:
+        said = [driver.communicate(timeout=280)[1] for driver in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), said
     assert outcome(tmp_path / "results") == undisturbed
-    assert not list((tmp_path / "results" / "work").iterdir())
     assert not list((tmp_path / "results" / "leases").glob("*.json"))
 
 
 def test_interrupt_keeps_what_is_finished_and_says_130(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    with subprocess.Popen(COMMAND, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as driver:
-        _wait_for(tmp_path / "results" / "work", "training/checkpoint.pt")
+    results = tmp_path / "results"
+    with start(tmp_path) as driver:
+        wait_until(lambda: list(results.glob("work/*/training/checkpoint.pt")))
         os.kill(driver.pid, signal.SIGINT)
         _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 130, errors
     assert "interrupted: what was finished is kept" in errors
     assert "Traceback" not in errors
-    assert not list((tmp_path / "results" / "leases").glob("*.json"))
-    assert subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, timeout=300).returncode == 0
-    assert outcome(tmp_path / "results") == undisturbed
+    assert not list((results / "leases").glob("*.json"))
+    finish(tmp_path)
+    assert outcome(results) == undisturbed
 
 
-def _wait_for_orphans(leases: Path) -> None:
-    """Wait until Ray's workers, which outlive a killed driver by seconds, have let go of their stages."""
-    for path in leases.glob("*.lock"):
-        with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def _wait_for(folder: Path, pattern: str, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not list(folder.glob(f"*/{pattern}")):
-        assert time.monotonic() < end, f"no {pattern} in {folder}"
-        time.sleep(0.02)
+def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
+    with start(tmp_path) as driver:
+        wait_until(lambda: any(what.startswith("fit") for what in running(tmp_path / "results")))
+        os.kill(driver.pid, signal.SIGINT)
+        os.kill(driver.pid, signal.SIGINT)
+        _, errors = driver.communicate(timeout=20)
+    assert driver.returncode == 130, errors
+    assert "Traceback" not in errors

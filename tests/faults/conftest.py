@@ -1,0 +1,71 @@
+"""What the fault tests share: commands as real processes, what they leave, and whom to kill."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import TINY
+
+HARNESS = str(Path(sys.executable).parent / "harness")
+TRAINING = [
+    HARNESS, "run", "--methods", "vitpcm", *TINY, "--limit", "16", "--set", "vitpcm.epochs=80",
+    "--set", "vitpcm.batch_size=4",
+]  # fmt: skip
+
+
+def outcome(results: Path) -> dict[str, Any]:
+    """Return what must not depend on a fault: keys, scores, masks, score maps."""
+    records = [json.loads(path.read_text()) for path in sorted((results / "records").glob("*.json"))]
+    masks = {path.name: path.read_bytes() for path in sorted(results.glob("artefacts/mask/*/*.png"))}
+    scores = {
+        str(path.relative_to(results)): path.read_bytes() for path in results.glob("artefacts/score/*/*.safetensors")
+    }
+    return {
+        "records": [(r["key"], r["status"], r.get("metrics"), r["artefacts"]) for r in records],
+        "masks": masks,
+        "scores": scores,
+    }
+
+
+def running(results: Path) -> list[str]:
+    """Return what is being computed, as `fit cam test_vit s0`."""
+    told = []
+    for path in results.glob("work/*/progress.json"):
+        with contextlib.suppress(OSError, ValueError):
+            told.append(json.loads(path.read_text()).get("what", ""))
+    return told
+
+
+def workers(results: Path) -> list[int]:
+    """Return the processes that compute a stage of a store: they hold its lock open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(link)
+            if target.startswith(str(results / "leases")) and target.endswith(".lock"):
+                found.add(int(link.parts[2]))
+    return sorted(found - {os.getpid()})
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Wait until something is the case, and return it."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+    return found
+
+
+def wait_for_orphans(results: Path) -> None:
+    """Wait until Ray's workers, which outlive a killed driver by seconds, have let go of their stages."""
+    for path in (results / "leases").glob("*.lock"):
+        with contextlib.suppress(FileNotFoundError), open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
