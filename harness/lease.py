@@ -17,6 +17,29 @@ from harness.files import write_atomic
 STALE_SECONDS = 60.0
 
 
+@contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold a lock on a file; it ends with the process, however that ends.
+
+    Parameters
+    ----------
+    path : Path
+        Made if it is not there.
+    shared : bool
+        Whether others may share it.
+    wait : bool
+        Whether to wait for it.
+
+    Raises
+    ------
+    BlockingIOError
+        If it is held by somebody else and `wait` is not set.
+    """
+    with open(path, "a") as file:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
 class Leases:
     """The leases of one scheduler.
 
@@ -27,11 +50,12 @@ class Leases:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.held: set[str] = set()
+        self._lock = folder / ".lock"
         self._me = {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
 
     def acquire(self, key: str) -> bool:
         """Take the lease of a stage; False while somebody else holds it."""
-        with self._locked():
+        with locked(self._lock):
             holder = self._read(key)
             if holder is not None and holder != self._me and self._lives(key, holder):
                 return False
@@ -42,14 +66,14 @@ class Leases:
     def release(self, key: str) -> None:
         """Give a lease back."""
         self.held.discard(key)
-        with self._locked():
+        with locked(self._lock):
             if self._read(key) == self._me:
                 self._path(key).unlink(missing_ok=True)
 
     def sweep(self) -> list[str]:
         """Remove the leases of holders that are gone; return what they were for."""
         gone = []
-        with self._locked():
+        with locked(self._lock):
             for path in self.folder.glob("*.json"):
                 holder = self._read(path.stem)
                 if holder is None or not self._lives(path.stem, holder):
@@ -83,12 +107,6 @@ class Leases:
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with open(self.folder / ".lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def _machine() -> str:

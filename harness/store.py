@@ -14,6 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +22,12 @@ from typing import Any
 
 from harness.errors import UserError, closest
 from harness.files import hash_file, sync_folder, write_atomic
+from harness.lease import locked
 from harness.registry import source_hash
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+LOG = "log.txt"  # what a stage printed
 
 
 class UnusableArtefactError(UserError):
@@ -106,6 +109,15 @@ class Store:
         if create and not os.access(self.root / "records", os.W_OK):
             raise UserError(f"cannot write results to {root}: permission denied; choose another --results")
 
+    @property
+    def usage(self) -> Path:
+        """The lock that stands between those who count on artefacts and `harness gc`, which removes them."""
+        return self.root / "leases" / ".usage"
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Count on what is there: until the end, `harness gc` removes nothing."""
+        return locked(self.usage, shared=True)
+
     # artefacts
 
     def artefact(self, stage: str, key: str) -> Artefact | None:
@@ -185,15 +197,20 @@ class Store:
         size = sum(path.stat().st_size for path in files)
         manifest = {"schema": SCHEMA, "stage": stage, "key": key, **about, "bytes": size, "files": hashes}
         write_atomic(draft / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        self.place(stage, key, draft)
+
+    def place(self, stage: str, key: str, draft: Path) -> None:
+        """Move a draft with its manifest to where it belongs; if another writer was first, drop it."""
         place = self.root / "artefacts" / stage / key
+        sync_folder(draft)
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.rename(draft, place)
         except OSError:
             if (place / MANIFEST).exists():
                 shutil.rmtree(draft)
-            else:  # half of an artefact, from a copy that broke off say
-                self.discard(stage, key)
+            else:
+                self.discard(stage, key)  # half an artefact, of somebody who copied or removed by hand
                 os.rename(draft, place)
         sync_folder(place.parent)
 
@@ -255,13 +272,18 @@ def read_record(path: Path) -> dict[str, Any]:
     UserError
         If it is damaged, or of another schema.
     """
+    return parse_record(path.read_bytes(), str(path))
+
+
+def parse_record(text: str | bytes, where: str) -> dict[str, Any]:
+    """Return the record that a text holds; `where` it stands is for the error, see `read_record`."""
     try:
-        record = json.loads(path.read_text("utf-8"))
+        record = json.loads(text)
         schema = record["schema"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not a record") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{where} is not a record") from None
     if schema != SCHEMA:
-        raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA}")
+        raise UserError(f"{where} has schema {schema}, this version reads {SCHEMA}")
     return record
 
 

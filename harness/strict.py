@@ -22,6 +22,8 @@ class Frozen(BaseModel):
 
 Model = TypeVar("Model", bound=BaseModel)
 
+KEY = r"[0-9a-f]{20}"  # the pattern of what `digest` returns
+
 
 def canonical(value: Any) -> str:
     """Return the one JSON text of a value: sorted keys, no spaces, no NaN.

@@ -18,7 +18,7 @@ from typing import IO, Any
 from harness import provenance, stages
 from harness.errors import HarnessError
 from harness.stages import Locations, Node, Task
-from harness.store import Store, UnusableArtefactError
+from harness.store import LOG, Store, UnusableArtefactError
 
 TAIL_LINES = 20
 
@@ -63,7 +63,7 @@ def run_node(node: Node, locations: Locations, device: str, threads: int) -> Out
     os.environ.pop("WSSS_HARNESS_ROOT", None)  # a stage learns of a dataset's folder from `locations` or not at all
     work = store.work(node.key)
     work.mkdir(parents=True, exist_ok=True)
-    log = work / "log.txt"
+    log = work / LOG
     with _alone(store.root / "leases" / f"{node.key}.lock"):
         if store.artefact(node.stage, node.key):
             return Outcome("done")
@@ -77,7 +77,7 @@ def run_node(node: Node, locations: Locations, device: str, threads: int) -> Out
                 task.progress(0, 0)
                 stages.function(node.stage)(task)
             if log.stat().st_size:
-                shutil.copyfile(log, task.out / "log.txt")
+                shutil.copyfile(log, task.out / LOG)
             about = {
                 "config": node.config,
                 "parents": node.parents,

@@ -65,7 +65,7 @@ def run_cells(
     store = Store(results)
     _announce(console, plan)
     scheduled = len(plan.missing(store))
-    with ConsoleView(console, scheduled) as view:
+    with store.in_use(), ConsoleView(console, scheduled) as view:
         scheduler = Scheduler(plan, store, options, view)
         reused = len({key for p in plan.cells for key in p.nodes}) - len(scheduler.waiting)
         if scheduler.waiting:
