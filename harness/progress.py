@@ -80,8 +80,8 @@ class ConsoleView:
 
 
 @contextmanager
-def scanning(console: Console) -> Iterator[Any]:
-    """Show the check pass over pictures; yields what `Planner` takes as `scan`."""
+def scanning(console: Console, doing: str = "checking") -> Iterator[Any]:
+    """Show a pass over many files, of pictures say; yields what is to be told (what, done, total)."""
     started = time.monotonic()
     tasks: dict[str, TaskID] = {}
     with _bars(console) as bars:
@@ -90,7 +90,7 @@ def scanning(console: Console) -> Iterator[Any]:
             if what not in tasks:
                 if done == total or time.monotonic() - started < 1:
                     return
-                tasks[what] = bars.add_task(f"checking {what}", total=total, notes="")
+                tasks[what] = bars.add_task(f"{doing} {what}", total=total, notes="")
             bars.update(tasks[what], completed=done)
 
         yield scan

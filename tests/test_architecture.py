@@ -31,6 +31,7 @@ LAYERS = [
     {"record", "cluster"},
     {"schedule", "progress", "estimate"},
     {"report", "doctor", "reproduce"},
+    {"gc"},
     {"predict"},
     {"cli"},
 ]

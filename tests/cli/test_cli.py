@@ -74,6 +74,7 @@ def test_a_broken_plugin_is_listed_and_the_rest_runs(harness: Run, tmp_path: Pat
         (["describe", "method", "came"], 2, "did you mean 'cam'?"),
         (["report"], 2, "no results in results"),
         (["status"], 2, "no results in results"),
+        (["gc", "--yes"], 2, "no results in results"),
         (["show", "abc"], 2, "no results in results"),
         (["runn"], 2, "No such command 'runn'"),
         (["run", "--method", "cam"], 2, "No such option: --method"),
