@@ -30,8 +30,9 @@ LAYERS = [
     {"plan", "graph"},
     {"record", "cluster"},
     {"schedule", "progress", "estimate"},
-    {"report", "doctor", "reproduce"},
-    {"gc"},
+    {"report", "doctor", "reproduce", "archive"},
+    {"survey"},
+    {"merge", "gc"},
     {"predict"},
     {"cli"},
 ]
