@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from harness.errors import UserError, closest
+
 Results = Annotated[
     Path, typer.Option("--results", help="Results folder.", envvar="WSSS_HARNESS_RESULTS", file_okay=False)
 ]
@@ -38,6 +40,23 @@ def output() -> Console:
 def print_json(value: Any) -> None:
     """Print JSON for programs."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def split_stages(value: str | None) -> tuple[str, ...] | None:
+    """Return the stages of `--keep`.
+
+    Raises
+    ------
+    UserError
+        For one that does not exist, with the closest.
+    """
+    from harness.stages import VERSIONS
+
+    stages = split_commas(value)
+    for stage in stages or ():
+        if stage not in VERSIONS:
+            raise UserError(f"--keep: unknown stage '{stage}': {closest(stage, VERSIONS)}")
+    return stages
 
 
 def split_commas(value: str | None) -> tuple[str, ...] | None:

@@ -9,8 +9,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, output, print_json, split_commas
-from harness.errors import UserError, closest
+from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, output, print_json, split_stages
 
 if TYPE_CHECKING:
     from harness.gc import Waste
@@ -32,11 +31,8 @@ def command(
     from harness.progress import scanning
     from harness.store import Store
 
-    stages = split_commas(keep)
+    stages = split_stages(keep)
     kept = STAGES if stages is None else stages
-    for stage in kept:
-        if stage not in STAGES:
-            raise UserError(f"--keep: unknown stage '{stage}': {closest(stage, STAGES)}")
     store, console = Store(results), messages()
     with scanning(console, "removing" if yes else "measuring") as scan:
         waste = remove_waste(store, kept, scan) if yes else measure(store, find_waste(store, kept), scan)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, Root, split_commas
-from harness.errors import UserError, closest
+from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, Root, split_commas, split_stages
+from harness.errors import UserError
 
 Option = typer.Option
 
@@ -85,7 +85,7 @@ def command(
         raise UserError("nothing to run: --methods NAMES (see `harness list methods`) or --experiment NAME")
     options = Options(
         device, threads, max_parallel, parse_resources(resources or []), ray_address,
-        None if time_limit is None else _seconds(time_limit), fail_fast, None if keep is None else _stages(keep),
+        None if time_limit is None else _seconds(time_limit), fail_fast, split_stages(keep),
     )  # fmt: skip
     cells = expand(grids, registry)
     run_cells(cells, registry, results, root, options, failed_only=failed, dry_run=dry_run, as_json=as_json)
@@ -100,13 +100,3 @@ def _seconds(text: str) -> float:
     if seconds <= 0:
         raise UserError(f"--time-limit {text}: expected a length of time, as 90s, 30m or 2h")
     return seconds
-
-
-def _stages(text: str) -> tuple[str, ...]:
-    from harness.stages import VERSIONS
-
-    stages = tuple(split_commas(text) or ())
-    for stage in stages:
-        if stage not in VERSIONS:
-            raise UserError(f"--keep {stage}: no such stage: {closest(stage, VERSIONS)}")
-    return stages
