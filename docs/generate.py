@@ -15,9 +15,10 @@ from tabulate import tabulate
 from harness.protocol import Protocol
 from harness.registry import Registry
 from harness.report.figures import draw_sensitivity
+from harness.report.formats import markdown
 from harness.report.frame import load_results
 from harness.report.sensitivity import sensitivity, shared
-from harness.report.tables import comparison, markdown
+from harness.report.tables import comparison
 
 ROOT = Path(__file__).parent.parent
 

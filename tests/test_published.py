@@ -133,7 +133,7 @@ def test_the_named_protocol_lies_below_what_a_source_states() -> None:
         "background": "fixed:0.4",
         "align_corners": True,
         "fit_split": "train_aug",
-        "checkpoint": "val_pixels",
+        "checkpoint": "val_pixels:60",
         "refine": "none",
     }
     assert by_row["1", "L_MCE + L_ET + HV-BiLSTM + CRF", "ViT-B/16", "val"]["refine"] == "crf:vitpcm"

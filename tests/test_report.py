@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from harness.protocol import Protocol
+from harness.report.formats import markdown
 from harness.report.frame import frame
 from harness.report.sensitivity import sensitivity, shared
-from harness.report.tables import Table, comparison, markdown, unfinished
+from harness.report.tables import Table, comparison, unfinished
 
 
 def record(method: str, miou: float, seed: int = 0, dataset: str = "toy", **protocol: Any) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def test_one_seed_has_an_interval_and_several_have_a_spread() -> None:
     rows = [record("vitpcm", 0.5), record("cam", 0.3, 0), record("cam", 0.4, 1), record("cam", 0.5, 2)]
     (table,) = comparison(frame(rows))
     assert cell(table, "vitpcm", "val BPM mIoU") == "50.0 [48.0–53.0]"
-    assert cell(table, "cam", "val BPM mIoU") == "40.0 ± 10.0"
+    assert cell(table, "cam", "val BPM mIoU") == "40.0 ± 10.0 [38.0–43.0]"
     assert cell(table, "cam", "seeds") == "0,1,2"
     assert cell(table, "cam", "params") == "23.60 M"
     assert [row[0] for row in table.rows] == ["vitpcm", "cam"]

@@ -35,8 +35,9 @@ def command(
     """
     from harness.cli.cells import run_cells
     from harness.registry import Registry
-    from harness.report import tables
+    from harness.report.formats import show
     from harness.report.frame import frame
+    from harness.report.tables import comparison
     from harness.schedule import Options
     from harness.spec import Grid, expand
     from harness.strict import parse
@@ -53,5 +54,5 @@ def command(
     cells = expand([parse(Grid, asked)], registry)
     records = run_cells(cells, registry, results, root, Options("cpu"), as_json=as_json)
     if not as_json:
-        for table in tables.comparison(frame(records)):
-            tables.show(table, output())
+        for table in comparison(frame(records)):
+            show(table, output())

@@ -58,7 +58,9 @@ def _table(title: str, group: pd.DataFrame, store: Store) -> Table:
         if len(heads) > 1:
             about = _about(heads[0], marks)
             about[1] = f"best head of {len(heads)}"
-            table.rows.append([*about, "–", "–", _best(heads, split, store)])
+            best = best_of_heads(heads, split, store)
+            told = "needs confusion matrices" if best is None else f"{best:.1f}"
+            table.rows.append([*about, "–", "–", told])
     table.notes = [*_NOTES, *marks.notes]
     return table
 
@@ -76,14 +78,31 @@ def _about(record: dict[str, Any], marks: Marks) -> list[str]:
     return [method, settings, spec["backbone"], spec["weights"], str(spec["seed"])]
 
 
-def _best(records: Sequence[dict[str, Any]], split: str, store: Store) -> str:
-    """Return the per-object score of the best head of each object."""
-    places = [record["artefacts"]["splits"][split] for record in records]
+def best_of_heads(records: Sequence[dict[str, Any]], split: str, store: Store) -> float | None:
+    """Return the per-object score in per cent, of each object the best among a cell's attention heads.
+
+    Parameters
+    ----------
+    records : sequence of dict
+        Of cells that differ in `heads`; those of one head each are used.
+    split : str
+    store : Store
+        Holds their confusion matrices.
+
+    Returns
+    -------
+    float or None
+        None if there are not two heads, or the confusion matrices are gone.
+    """
+    heads = [record for record in records if isinstance(record["spec"]["params"].get("heads"), int)]
+    if len(heads) < 2:
+        return None
+    places = [record["artefacts"]["splits"][split] for record in heads]
     try:
-        heads = [object_jaccard(split_confusions(store, place)) for place in places]
+        scores = [object_jaccard(split_confusions(store, place)) for place in places]
     except UserError:
-        return "needs confusion matrices"
-    return _percent(mean_over_objects(reduce(np.fmax, heads)))
+        return None
+    return 100 * mean_over_objects(reduce(np.fmax, scores))
 
 
 def _percent(share: float | None) -> str:

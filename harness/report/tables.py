@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table as RichTable
-from tabulate import tabulate
 
 from harness.data.base import Dataset
 from harness.registry import Registry
@@ -165,12 +162,11 @@ def _score(records: pd.DataFrame, score: tuple[str, str, str]) -> str:
     values = 100 * _select(records, score)
     if values.empty:
         return "not run"
-    if len(values) > 1:
-        return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
-    if score[2] == "miou":
-        low, high = 100 * _select(records, (*score[:2], "low")), 100 * _select(records, (*score[:2], "high"))
-        return f"{values.iloc[0]:.1f} [{low.iloc[0]:.1f}–{high.iloc[0]:.1f}]"
-    return f"{values.mean():.1f}"
+    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    if score[2] != "miou":
+        return f"{values.mean():.1f}{spread}"
+    low, high = (100 * _select(records, (*score[:2], end)).mean() for end in ("low", "high"))
+    return f"{values.mean():.1f}{spread} [{low:.1f}–{high:.1f}]"
 
 
 def _embolden(table: Table, rows: list[_Row], column: int, score: tuple[str, str, str]) -> None:
@@ -272,7 +268,7 @@ def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str]) -> lis
             f"{protocol['checkpoint']} checkpoint; {protocol['precision']}"
         ),
         f"mIoU {defined}over {len(record['classes'])} classes, background included; pictures: {pictures}",
-        "of one seed: [95 % interval over pictures]; of several: mean ± standard deviation over seeds",
+        "of several seeds: mean ± standard deviation over seeds; [95 % interval over pictures, mean of the seeds']",
     ]
     dataset_class: type[Dataset] = Registry().load("dataset", dataset)
     for split in splits:
@@ -280,31 +276,3 @@ def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str]) -> lis
         if whole and whole != scored:
             notes.append(f"{split}: {scored} of {whole} official pictures, so these are not {dataset} scores")
     return [*notes, dataset_class.note] if dataset_class.note else notes
-
-
-def show(table: Table, console: Console) -> None:
-    """Print a table on a terminal."""
-    rich = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
-    for column in table.columns:
-        rich.add_column(column, overflow="fold")
-    for number, row in enumerate(table.rows):
-        cells = [f"[bold]{_escape(c)}[/]" if (number, n) in table.bold else _escape(c) for n, c in enumerate(row)]
-        rich.add_row(*cells)
-    console.print(rich)
-    for note in table.notes:
-        console.print(note, markup=False, highlight=False)
-
-
-def markdown(table: Table) -> str:
-    """Return a table as Markdown."""
-    cells = [
-        [f"**{cell}**" if (r, c) in table.bold else cell.replace("|", "\\|") for c, cell in enumerate(row)]
-        for r, row in enumerate(table.rows)
-    ]
-    text = tabulate(cells, table.columns, "pipe", disable_numparse=True)
-    notes = "".join(f"\n- {note}" for note in table.notes)
-    return f"### {table.title}\n\n{text}\n{notes}\n"
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

@@ -1,0 +1,103 @@
+"""Tables in every format: for a terminal, Markdown, LaTeX, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from tabulate import tabulate
+
+from harness.report.tables import Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "→": r"$\to$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+}  # fmt: skip
+_HEAD = r"""\documentclass{article}
+\usepackage[a4paper,landscape,margin=1.5cm]{geometry}
+\usepackage[T1]{fontenc}
+\usepackage{booktabs,adjustbox}
+\begin{document}
+\setlength{\parindent}{0pt}
+"""
+
+
+def show(table: Table, console: Console) -> None:
+    """Print a table on a terminal."""
+    rich = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
+    for column in table.columns:
+        rich.add_column(column, overflow="fold")
+    for number, row in enumerate(table.rows):
+        cells = [c.replace("[", "\\[") for c in row]
+        rich.add_row(*(f"[bold]{cell}[/]" if (number, n) in table.bold else cell for n, cell in enumerate(cells)))
+    console.print(rich)
+    for note in table.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown."""
+    cells = [
+        [f"**{cell}**" if (r, c) in table.bold else cell.replace("|", "\\|") for c, cell in enumerate(row)]
+        for r, row in enumerate(table.rows)
+    ]
+    text = tabulate(cells, table.columns, "pipe", disable_numparse=True)
+    notes = "".join(f"\n- {note}" for note in table.notes)
+    return f"### {table.title}\n\n{text}\n{notes}\n"
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """Return tables as a LaTeX document that compiles as it is; each may be taken out on its own (booktabs)."""
+    return _HEAD + "\n\\bigskip\n".join(map(_latex_table, tables)) + "\\end{document}\n"
+
+
+def csv_text(table: Table) -> str:
+    """Return a table as CSV, without its notes."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
+    return text.getvalue()
+
+
+def json_text(tables: Sequence[Table]) -> str:
+    """Return tables as JSON: a list of objects with title, columns, rows and notes."""
+    found = [{"title": t.title, "columns": t.columns, "rows": t.rows, "notes": t.notes} for t in tables]
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def file_name(title: str) -> str:
+    """Return a title as the name of a file."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:80]
+
+
+# What each format makes of the tables of a report: files by name.
+FORMATS: dict[str, Callable[[Sequence[Table]], dict[str, str]]] = {
+    "md": lambda tables: {"report.md": "\n".join(map(markdown, tables))},
+    "latex": lambda tables: {"report.tex": latex(tables)},
+    "csv": lambda tables: {f"{file_name(table.title)}.csv": csv_text(table) for table in tables},
+    "json": lambda tables: {"report.json": json_text(tables)},
+}
+
+
+def _latex_table(table: Table) -> str:
+    rows = [
+        " & ".join(rf"\textbf{{{_tex(c)}}}" if (r, n) in table.bold else _tex(c) for n, c in enumerate(row)) + r" \\"
+        for r, row in enumerate(table.rows)
+    ]
+    lines = [
+        rf"\textbf{{{_tex(table.title)}}}\par\smallskip",
+        r"\begin{adjustbox}{max width=\linewidth,max totalheight=0.85\textheight}",
+        rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}", r"\toprule",
+        " & ".join(map(_tex, table.columns)) + r" \\", r"\midrule", *rows, r"\bottomrule", r"\end{tabular}",
+        r"\end{adjustbox}\par\smallskip", *(rf"{{\footnotesize {_tex(note)}\par}}" for note in table.notes),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _tex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
