@@ -42,12 +42,12 @@ class Cluster:
         self._reused = ray.remote(max_retries=0)(run_node)
         self._fresh = ray.remote(max_retries=0, max_calls=1)(run_node)
 
-    def submit(self, node: Node, locations: Locations, request: Request, fresh: bool) -> Any:
+    def submit(self, node: Node, locations: Locations, request: Request, limit: float | None, fresh: bool) -> Any:
         """Hand a stage to a worker, one of its own if `fresh`; return a reference to its outcome."""
         function = self._fresh if fresh or request.gpus else self._reused
         memory = int(request.memory_gb * 2**30) or None
         task = function.options(num_cpus=request.cpus, num_gpus=request.gpus, memory=memory)
-        return task.remote(node, locations, "cuda" if request.gpus else "cpu", max(1, int(request.cpus)))
+        return task.remote(node, locations, "cuda" if request.gpus else "cpu", max(1, int(request.cpus)), limit)
 
     def wait(self, references: Sequence[Any], seconds: float) -> list[Any]:
         """Return the references of stages that have ended, after some seconds at most."""
@@ -65,10 +65,6 @@ class Cluster:
             return Outcome("failed", f"the worker died: {_first_line(error)}", lost=True)
         except errors.RayError as error:
             return Outcome("failed", _first_line(error), str(error)[-2000:])
-
-    def kill(self, reference: Any) -> None:
-        """Kill the process that runs a stage."""
-        self.ray.cancel(reference, force=True)
 
     def check_nodes(self, locations: Locations) -> None:
         """See that every node has this version, the results folder, the data, the weights and the plugins.

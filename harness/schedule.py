@@ -83,7 +83,6 @@ class _Running:
     node: Node
     request: Request
     since: float
-    began: float | None = None
 
 
 class Scheduler:
@@ -163,8 +162,6 @@ class Scheduler:
                 return
 
     def _let_go(self) -> None:
-        for reference in self.running:
-            self.cluster.kill(reference)
         for key in list(self.leases.held):
             self.leases.release(key)
         self.store.forget_work(self._sweep)
@@ -187,7 +184,9 @@ class Scheduler:
                 continue
             self.store.forget_progress(node.key)
             foreign = bool(self.plan.locations.plugins) and node.stage in MODEL_STAGES
-            reference = self.cluster.submit(node, self.plan.locations_of(node), wanted, fresh=foreign)
+            reference = self.cluster.submit(
+                node, self.plan.locations_of(node), wanted, self.options.time_limit, fresh=foreign
+            )
             self.running[reference] = _Running(node, wanted, time.monotonic())
             self.view.started(node)
 
@@ -216,15 +215,10 @@ class Scheduler:
             for key, node in list(self.waiting.items()):
                 if self.store.artefact(node.stage, key):
                     del self.waiting[key]
-        for reference, run in list(self.running.items()):
+        for run in self.running.values():
             progress = self.store.progress(run.node.key)
             if progress:
-                run.began = run.began or time.monotonic()
                 self.view.progressed(run.node, progress)
-            limit = self.options.time_limit
-            if limit and run.began and time.monotonic() - run.began > limit:
-                self.cluster.kill(reference)
-                self._end(reference, Outcome("timeout", f"longer than its limit of {limit:g} s"))
         if time.monotonic() - self._heard > HEARTBEAT_SECONDS:
             self._heard = time.monotonic()
             self.leases.heartbeat()
@@ -233,6 +227,8 @@ class Scheduler:
     def _end(self, reference: Any, outcome: Outcome) -> None:
         run = self.running.pop(reference)
         self.leases.release(run.node.key)
+        if outcome.lost and (trace := self.store.ran_out_of_time(run.node.key)):
+            outcome = Outcome("timeout", f"longer than its limit of {self.options.time_limit:g} s", trace)
         self._deal_with(run.node, outcome)
         seconds = time.monotonic() - run.since
         self._seconds.setdefault(run.node.stage, []).append(seconds)

@@ -156,6 +156,15 @@ class Store:
         except (FileNotFoundError, ValueError):
             return None
 
+    def ran_out_of_time(self, key: str) -> str:
+        """Return where a stage was when it ended itself at its time limit; empty if it did not."""
+        try:
+            lines = (self.work(key) / LOG).read_text("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            return ""
+        ends = [number for number, line in enumerate(lines) if line.startswith("Timeout (")]
+        return "\n".join(lines[ends[-1] :][:40]) if ends else ""
+
     def forget_progress(self, key: str) -> None:
         """Take back what an earlier attempt has said."""
         (self.work(key) / "progress.json").unlink(missing_ok=True)

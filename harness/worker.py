@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
 import os
 import resource
@@ -48,7 +49,7 @@ class Outcome:
     lost: bool = False
 
 
-def run_node(node: Node, locations: Locations, device: str, threads: int) -> Outcome:
+def run_node(node: Node, locations: Locations, device: str, threads: int, limit: float | None = None) -> Outcome:
     """Run a stage and publish its artefact; never raises for what the stage does.
 
     Parameters
@@ -58,6 +59,8 @@ def run_node(node: Node, locations: Locations, device: str, threads: int) -> Out
     device : {"cpu", "cuda"}
     threads : int
         For the model on a CPU, or for loading pictures beside a GPU.
+    limit : float, optional
+        Seconds after which this process ends itself, and leaves in the log where it was.
     """
     store = Store(Path(locations.store))
     os.environ.pop("WSSS_HARNESS_ROOT", None)  # a stage learns of a dataset's folder from `locations` or not at all
@@ -75,6 +78,8 @@ def run_node(node: Node, locations: Locations, device: str, threads: int) -> Out
             with _output_to(log):
                 _prepare(device, threads)
                 task.progress(0, 0)
+                if limit:
+                    faulthandler.dump_traceback_later(limit, exit=True, file=2)
                 stages.function(node.stage)(task)
             if log.stat().st_size:
                 shutil.copyfile(log, task.out / LOG)
@@ -92,6 +97,8 @@ def run_node(node: Node, locations: Locations, device: str, threads: int) -> Out
             return Outcome("failed", str(error), unusable=(error.stage, error.key))
         except Exception as error:
             return _explain(error, log)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         shutil.rmtree(work, ignore_errors=True)
     return Outcome("done")
 
@@ -154,7 +161,7 @@ def _alone(path: Path) -> Iterator[None]:
 def _output_to(path: Path) -> Iterator[None]:
     """Send everything that this process prints, native code included, to a file."""
     streams: list[IO[Any]] = [sys.stdout, sys.stderr]
-    with open(path, "ab") as log:
+    with open(path, "wb") as log:
         kept = [(number, os.dup(number)) for number in (1, 2)]
         try:
             for stream in streams:

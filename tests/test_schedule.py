@@ -234,6 +234,7 @@ def test_a_stage_that_hangs_is_killed_at_its_limit_and_the_rest_goes_on(execute:
     assert notes.records["hangs"]["status"] == "timeout"
     assert notes.records["hangs"]["reason"] == "longer than its limit of 3 s"
     assert notes.records["hangs"]["failed_stage"] == "fit"
+    assert "plugin.py" in notes.records["hangs"]["tail"]  # where it was
     assert notes.records["good"]["status"] == "done"
     assert not list((store.root / "leases").glob("*.json"))
 
