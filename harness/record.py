@@ -9,7 +9,7 @@ from harness import provenance
 from harness.bootstrap import interval, resample
 from harness.metrics import Confusions, finalise
 from harness.plan import Plan, PlannedCell
-from harness.store import Artefact, Store
+from harness.store import LOG, Artefact, Store
 
 LOG_LINES = 5  # of what a stage has printed
 
@@ -79,6 +79,6 @@ def _base(planned: PlannedCell, status: str) -> dict[str, Any]:
 
 def _stage(artefact: Artefact) -> dict[str, Any]:
     kept = ("stage", "key", "seconds", "memory_mb", "device", "threads", "bytes")
-    log = artefact.path / "log.txt"
+    log = artefact.path / LOG
     printed = log.read_text("utf-8", "replace").splitlines()[-LOG_LINES:] if log.exists() else []
     return {name: artefact.manifest[name] for name in kept} | {"log": [line[:200] for line in printed]}
