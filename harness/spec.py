@@ -67,12 +67,24 @@ class Grid(Frozen):
     resources: dict[str, float] = {}
 
 
+class Cost(Frozen):
+    """What an experiment takes: GPU hours, GiB of results, and how that is known."""
+
+    gpu_hours: float
+    disk_gib: float
+    basis: str
+
+
 class Experiment(Frozen):
-    """A named set of grids, and the table that tells what came of it."""
+    """A named set of grids, the table that tells what came of it, and what it costs.
+
+    The scores to expect are those of `configs/published` that name the experiment.
+    """
 
     summary: str
     run: tuple[Grid, ...]
     report: Literal["comparison", "sensitivity", "foreground"] = "comparison"
+    cost: Cost | None = None
 
     @property
     def grids(self) -> list[Grid]:
