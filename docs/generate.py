@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from tabulate import tabulate
 
 from harness.protocol import Protocol
@@ -17,6 +20,7 @@ from harness.registry import Registry
 from harness.report.figures import draw_sensitivity
 from harness.report.formats import markdown
 from harness.report.frame import load_results
+from harness.report.published import Score, published
 from harness.report.sensitivity import sensitivity, shared
 from harness.report.tables import comparison
 
@@ -61,6 +65,37 @@ def fields(folder: str) -> str:
     return tabulate(lines, ["field", "meaning", *models], "pipe") + "\n"
 
 
+def steps(folder: str) -> str:
+    """Return by how many points each step of Table 1 moves the held-out score, in the paper and here, seed by seed."""
+    rows = load_results(ROOT / folder)
+    rows = rows[rows.split == "val"]
+    printed = {score.label: score.value for score in published(Registry(), "vit-pcm") if _of_table_1(score)}
+    printed["CAM"] = next(
+        score.value for score in published(Registry(), "vit-pcm")
+        if (score.table.name, score.label, score.network, score.metric) == ("3", "CAM", "ViT-S/16", "miou")
+    )  # fmt: skip
+    lines = []
+    for before, after in pairwise(STEPS):
+        line = [f"{before} → {after}", f"{printed[after] - printed[before]:+.1f}"]
+        for protocol, own in rows.groupby("protocol"):
+            scores = [own[_is(own, **STEPS[name])].set_index("seed").miou for name in (before, after)]
+            moved = (100 * (scores[1] - scores[0])).sort_index()
+            up = "each seed" if (moved > 0).all() else "in the mean" if moved.mean() > 0 else "no"
+            line += [f"{moved.mean():+.1f} ({', '.join(f'{value:+.1f}' for value in moved)})", up]
+        lines.append(line)
+    names = [column for protocol in sorted(set(rows.protocol)) for column in (f"{protocol} (by seed)", "helps")]
+    return tabulate(lines, ["step", "paper, ViT-S/16 val", *names], "pipe", disable_numparse=True) + "\n"
+
+
+def _of_table_1(score: Score) -> bool:
+    return (score.table.name, score.network, score.heading) == ("1", "ViT-S/16", "val")
+
+
+def _is(rows: pd.DataFrame, method: str, refine: str = "none", **settings: bool) -> pd.Series:
+    right = pd.Series([all(own.get(k) == v for k, v in settings.items()) for own in rows.settings], rows.index)
+    return (rows.method == method) & (rows.refine == refine) & right
+
+
 def presets(kind: str) -> str:
     """Return the configurations of a kind with their sources."""
     registry = Registry()
@@ -82,11 +117,21 @@ def _range(shifts: list[float]) -> str:
     return f"{min(shifts):+.1f} to {max(shifts):+.1f}" if len(shifts) > 1 else f"{shifts[0]:+.1f}"
 
 
+STEPS: dict[str, dict[str, Any]] = {
+    "CAM": {"method": "cam"},
+    "L_MCE": {"method": "vitpcm", "equivariance": False, "hv_bilstm": False},
+    "L_MCE + L_ET": {"method": "vitpcm", "equivariance": True, "hv_bilstm": False},
+    "L_MCE + L_ET + HV-BiLSTM": {"method": "vitpcm", "equivariance": True, "hv_bilstm": True},
+    "L_MCE + L_ET + HV-BiLSTM + CRF": {
+        "method": "vitpcm", "equivariance": True, "hv_bilstm": True, "refine": "crf:vitpcm",
+    },
+}  # fmt: skip
 KINDS: dict[str, Callable[[str], str]] = {
     "table": tables,
     "sensitivity": sensitivities,
     "fields": fields,
     "presets": presets,
+    "steps": steps,
 }
 
 
