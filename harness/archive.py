@@ -1,4 +1,4 @@
-"""Results folders and archives of them, read as a stream of plain files.
+"""Archives, and results folders, read as a stream of plain files.
 
 Whoever made one may be a stranger. A link, a device, a name that leads elsewhere, the same name twice, or more than was
 agreed on is refused. Nothing is unpacked here: the reader is handed names and bytes, and decides where they go.
@@ -72,6 +72,34 @@ class Source(Protocol):
         """
 
 
+def open_archive(path: Path, max_bytes: int, more: str, only: tuple[str, ...] = ("",)) -> Source:
+    """Return an archive as a source.
+
+    Parameters
+    ----------
+    path : Path
+    max_bytes : int
+        How much it may unpack to.
+    more : str
+        The end of the error message if it unpacks to more.
+    only : tuple of str
+        How the names begin that are wanted; others are passed over, whatever they are.
+
+    Raises
+    ------
+    UserError
+        If it is none.
+    """
+    name = path.name.lower()
+    if not path.is_file():
+        raise UserError(f"no archive {path}")
+    if name.endswith(ZIP):
+        return ZipSource(path, max_bytes, more, only)
+    if name.endswith(TAR + TAR_GZ):
+        return TarSource(path, max_bytes, more, only)
+    raise UserError(f"{path}: expected an archive: {', '.join(TAR + TAR_GZ + ZIP)}")
+
+
 def open_source(path: Path, max_bytes: int) -> Source:
     """Return a results folder, or an archive of one, as a source.
 
@@ -86,16 +114,13 @@ def open_source(path: Path, max_bytes: int) -> Source:
     UserError
         If it is neither.
     """
-    name = path.name.lower()
     if path.is_dir():
         return FolderSource(path)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"no results folder or archive {path}")
-    if name.endswith(ZIP):
-        return ZipSource(path, max_bytes)
-    if name.endswith(TAR + TAR_GZ):
-        return TarSource(path, max_bytes)
-    raise UserError(f"{path}: expected a results folder, or an archive of one: {', '.join(TAR + TAR_GZ + ZIP)}")
+    if not path.name.lower().endswith(TAR + TAR_GZ + ZIP):
+        raise UserError(f"{path}: expected a results folder, or an archive of one: {', '.join(TAR + TAR_GZ + ZIP)}")
+    return open_archive(path, max_bytes, "--max-bytes allows more")
 
 
 def is_plain(name: str) -> bool:
@@ -148,17 +173,19 @@ class FolderSource:
 class ZipSource:
     """A .zip archive; only stored and deflated files, which cannot unpack to more than their entries say."""
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, max_bytes: int, more: str, only: tuple[str, ...]) -> None:
         self.path = path
         self.max_bytes = max_bytes
+        self.more = more
+        self.only = only
 
     def files(self) -> Iterator[File]:
         """Yield its files in the order of its directory; see `Source`."""
-        names = _Names(self.path)
+        names = _Names(self.path, self.only)
         with _reading(self.path), zipfile.ZipFile(self.path) as archive:
             members = archive.infolist()
             if sum(member.file_size for member in members) > self.max_bytes:
-                raise _too_much(self.path, self.max_bytes)
+                raise _too_much(self.path, self.max_bytes, self.more)
             for number, member in enumerate(members):
                 name = names.admit(member.filename, member.is_dir())
                 if name is None:
@@ -174,16 +201,18 @@ class ZipSource:
 class TarSource:
     """A .tar archive, packed with gzip or not; read from its first byte to its last."""
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, max_bytes: int, more: str, only: tuple[str, ...]) -> None:
         self.path = path
         self.max_bytes = max_bytes
+        self.more = more
+        self.only = only
 
     def files(self) -> Iterator[File]:
         """Yield its files in their order; see `Source`."""
-        names, total = _Names(self.path), self.path.stat().st_size
+        names, total = _Names(self.path, self.only), self.path.stat().st_size
         with _reading(self.path), open(self.path, "rb") as packed:
             packs = self.path.name.lower().endswith(TAR_GZ)
-            tape = _Tape(gzip.GzipFile(fileobj=packed) if packs else packed, self.path, self.max_bytes)
+            tape = _Tape(gzip.GzipFile(fileobj=packed) if packs else packed, self.path, self.max_bytes, self.more)
             archive = tarfile.TarFile(fileobj=tape)  # type: ignore[arg-type]
             while (member := archive.next()) is not None:
                 archive.members, archive.pax_headers = [], {}  # type: ignore[attr-defined]  # it would keep all
@@ -204,10 +233,11 @@ class _Tape:
     `tarfile` itself would read a header of any length into memory, and take a damaged one for the end of the archive.
     """
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, path: Path, max_bytes: int) -> None:
+    def __init__(self, file: IO[bytes] | gzip.GzipFile, path: Path, max_bytes: int, more: str) -> None:
         self.file: Any = file
         self.path = path
         self.max_bytes = max_bytes
+        self.more = more
         self.header = b""
 
     def tell(self) -> int:
@@ -215,7 +245,7 @@ class _Tape:
 
     def seek(self, position: int) -> int:
         if position > self.max_bytes:
-            raise _too_much(self.path, self.max_bytes)
+            raise _too_much(self.path, self.max_bytes, self.more)
         return self.file.seek(position)
 
     def read(self, size: int) -> bytes:
@@ -244,34 +274,35 @@ class _Tape:
     def _read(self, size: int) -> bytes:
         data = self.file.read(size)
         if self.tell() > self.max_bytes:
-            raise _too_much(self.path, self.max_bytes)
+            raise _too_much(self.path, self.max_bytes, self.more)
         return data
 
 
 class _Names:
     """The names in an archive: each plain, none twice on any file system, not too many."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, only: tuple[str, ...]) -> None:
         self.path = path
+        self.only = only
         self.seen: set[str] = set()
         self.count = 0
 
     def admit(self, name: str, is_folder: bool) -> str | None:
-        """Return the path of a file, checked, or None for a folder.
+        """Return the path of a file, checked, or None for a folder and what is not wanted.
 
         Raises
         ------
         UserError
-            If no archive of a results folder would hold it.
+            If no archive of plain files would hold it.
         """
         self.count += 1
         if self.count > MEMBERS:
-            raise _refused(self.path, f"it holds more than {MEMBERS:,} files; merge the folder itself")
+            raise _refused(self.path, f"it holds more than {MEMBERS:,} files")
         plain = (name.rstrip("/") if is_folder else name).removeprefix("./")
-        if is_folder and plain in ("", "."):
+        if not plain.startswith(self.only) or (is_folder and plain in ("", ".")):
             return None
         if not is_plain(plain):
-            raise _refused(self.path, f"{ascii(name)[:100]} is no name of a store's file")
+            raise _refused(self.path, f"{ascii(name)[:100]} is no name of a plain file")
         if is_folder:
             return None
         if plain.casefold() in self.seen:
@@ -303,5 +334,5 @@ def _refused(path: Path, why: str) -> UserError:
     return UserError(f"{path} is refused: {why}")
 
 
-def _too_much(path: Path, max_bytes: int) -> UserError:
-    return _refused(path, f"it unpacks to more than {max_bytes:,} bytes; --max-bytes allows more")
+def _too_much(path: Path, max_bytes: int, more: str) -> UserError:
+    return _refused(path, f"it unpacks to more than {max_bytes:,} bytes; {more}")

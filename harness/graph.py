@@ -93,6 +93,10 @@ class CellGraph:
             "ground_truth": ground_truth(self.method, self.protocol, self.dataset.training_splits, gating),
             "classes": [self.dataset.classes[class_id] for class_id in self.class_ids],
             "data": {node.config["split"]: node.config["content"] for node in nodes if node.stage == "labels"},
+            "masks": {
+                "set": self.dataset.mask_set(),
+                "pixels": {split: self.index(split).mask_digest for split in splits if self.dataset.has_masks},
+            },
             "pictures": {split: len(self.index(split).ids) for split in splits},
         }
 

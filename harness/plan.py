@@ -218,9 +218,11 @@ def open_dataset(dataset_class: type[Dataset], root: Path | None) -> Dataset:
     """
     if dataset_class.needs_root:
         if root is None:
-            raise UserError(f"dataset {dataset_class.name} needs its folder: --root DIR, or WSSS_HARNESS_ROOT")
+            missing = f"dataset {dataset_class.name} needs its folder: --root DIR, or WSSS_HARNESS_ROOT"
+            raise UserError(missing + dataset_class.mend())
         if not root.is_dir():
-            raise UserError(f"no folder {root}: --root names the folder of dataset {dataset_class.name}")
+            missing = f"no folder {root}: --root names the folder of dataset {dataset_class.name}"
+            raise UserError(missing + dataset_class.mend(root))
         dataset = dataset_class(root)
     else:
         dataset = dataset_class(cache_folder() / f"{dataset_class.name}-{dataset_class.version}")

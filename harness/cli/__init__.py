@@ -8,7 +8,21 @@ import traceback
 
 import typer
 
-from harness.cli import compare, describe, doctor, evaluate, gc, list_, merge, predict, report, run, show, status
+from harness.cli import (
+    compare,
+    describe,
+    doctor,
+    evaluate,
+    gc,
+    list_,
+    merge,
+    predict,
+    prepare,
+    report,
+    run,
+    show,
+    status,
+)
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -23,7 +37,7 @@ app = typer.Typer(
 for module, name in (
     (run, "run"), (report, "report"), (list_, "list"), (describe, "describe"), (status, "status"), (show, "show"),
     (predict, "predict"), (compare, "compare"), (evaluate, "evaluate"), (doctor, "doctor"),
-    (merge, "merge"), (gc, "gc"),
+    (merge, "merge"), (gc, "gc"), (prepare, "prepare"),
 ):  # fmt: skip
     app.command(name)(module.command)
 

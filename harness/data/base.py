@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -44,7 +45,9 @@ class Dataset:
     has_masks : bool
         Whether there is ground truth to evaluate on.
     version : str
-        Of what the dataset draws or downloads by itself.
+        Of what the dataset draws by itself.
+    prepared_as : str
+        The name under which `harness prepare` makes it; empty if it does not.
     """
 
     name: ClassVar[str]
@@ -61,6 +64,7 @@ class Dataset:
     needs_root: ClassVar[bool] = True
     has_masks: bool = True
     version: ClassVar[str] = "1"
+    prepared_as: ClassVar[str] = ""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -73,6 +77,16 @@ class Dataset:
         UserError
             If the folder does not hold it, with what was expected.
         """
+
+    @classmethod
+    def mend(cls, root: Path | str = "DIR") -> str:
+        """Return the end of an error message: the command that makes what is missing, if there is one."""
+        where = shlex.quote(str(root))
+        return f"\n`harness prepare {cls.prepared_as} --root {where}` makes it" if cls.prepared_as else ""
+
+    def mask_set(self) -> str:
+        """Return the name of its set of masks, for those that exist in several versions."""
+        return ""
 
     def splits(self) -> list[str]:
         """Return the names of the splits that stand in the folder."""

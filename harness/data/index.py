@@ -27,6 +27,8 @@ from harness.strict import digest
 
 Progress = Callable[[int, int], None]
 
+_FORMAT = 2  # of what is remembered of a file
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -37,6 +39,8 @@ class Picture:
     id : str
     image, mask : str
         Hashes of the files; `mask` is empty where none was asked for.
+    pixels : str
+        Hash of the mask's pixels, which does not depend on who has packed them.
     height, width : int
     mode : str
         How the picture is stored; anything but RGB was converted.
@@ -49,6 +53,7 @@ class Picture:
     id: str
     image: str
     mask: str
+    pixels: str
     height: int
     width: int
     mode: str
@@ -75,6 +80,11 @@ class SplitIndex:
         """A key of all content: ids, pictures, masks and labels."""
         return digest([(picture.id, picture.image, picture.mask, picture.labels) for picture in self.pictures])
 
+    @cached_property
+    def mask_digest(self) -> str:
+        """A key of the pixels of its masks, by id; empty without masks."""
+        return digest(sorted((picture.id, picture.pixels) for picture in self.pictures)) if self.masks else ""
+
 
 def index_split(
     dataset: Dataset,
@@ -99,8 +109,24 @@ def index_split(
     if len(set(ids)) < len(ids):
         twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
         raise UserError(f"split '{split}' of {dataset.name} names {twice} twice")
-    memory = _Memory(cache / f"files-{dataset.name}.json" if cache else None)
     masks = masks or label_source == "masks"
+    pictures, problems = examine(dataset, ids, label_source, masks, cache, progress)
+    if problems:
+        what = complain(f"{dataset.name}/{split}", f"{len(problems)} of {len(ids)} pictures", problems)
+        raise UserError(what + dataset.mend(dataset.root))
+    return SplitIndex(dataset.name, split, masks, tuple(pictures))
+
+
+def examine(
+    dataset: Dataset,
+    ids: list[str],
+    label_source: str,
+    masks: bool,
+    cache: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> tuple[list[Picture], dict[str, str]]:
+    """Open pictures, their image labels and their masks; return what can be used, and by id why the rest cannot."""
+    memory = _Memory(cache / f"files-{dataset.name}.json" if cache else None)
     problems: dict[str, str] = {}
     pictures: list[Picture] = []
 
@@ -118,14 +144,12 @@ def index_split(
                 problems[image_id] = found
             progress(done, len(ids))
     memory.save()
-    if problems:
-        raise UserError(complain(f"{dataset.name}/{split}", f"{len(problems)} of {len(ids)} pictures", problems))
-    return SplitIndex(dataset.name, split, masks, tuple(pictures))
+    return pictures, problems
 
 
 def _look(dataset: Dataset, image_id: str, label_source: str, masks: bool, memory: _Memory) -> Picture:
     image = memory.recall(dataset.image_path(image_id), _read_image)
-    mask: dict[str, Any] = {"hash": "", "values": []}
+    mask: dict[str, Any] = {"hash": "", "pixels": "", "values": []}
     if masks:
         mask = memory.recall(dataset.mask_path(image_id), _read_mask)
         if mask["size"] != image["size"]:
@@ -138,7 +162,9 @@ def _look(dataset: Dataset, image_id: str, label_source: str, masks: bool, memor
     values = tuple(value for value in mask["values"] if value != IGNORE)
     labels = tuple(v for v in values if v) if label_source == "masks" else dataset.image_labels(image_id, label_source)
     height, width = image["size"]
-    return Picture(image_id, image["hash"], mask["hash"], height, width, image["mode"], values, tuple(labels))
+    return Picture(
+        image_id, image["hash"], mask["hash"], mask["pixels"], height, width, image["mode"], values, tuple(labels)
+    )
 
 
 def _read_image(path: Path) -> dict[str, Any]:
@@ -151,7 +177,8 @@ def _read_image(path: Path) -> dict[str, Any]:
 def _read_mask(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     mask = open_mask(BytesIO(data))
-    return {"hash": _hash(data), "size": mask.shape, "values": np.unique(mask).tolist()}
+    values = np.unique(mask).tolist()
+    return {"hash": _hash(data), "pixels": _hash(mask.tobytes()), "size": mask.shape, "values": values}
 
 
 def _hash(data: bytes) -> str:
@@ -171,7 +198,7 @@ class _Memory:
 
     def recall(self, path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
+        stamp = [_FORMAT, stat.st_size, stat.st_mtime_ns]
         row = self.rows.get(str(path))
         if row is None or row["stamp"] != stamp:
             row = {"stamp": stamp, **json.loads(json.dumps(read(path)))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -18,6 +19,17 @@ VOC_CLASSES = (
 )  # fmt: skip
 
 
+def prepared_file(folder: Path, name: str) -> Path:
+    """Return the file in which `harness prepare NAME` writes down what it has made in a folder."""
+    return folder / f"prepared-{name}.json"
+
+
+def prepared_masks(folder: Path, name: str) -> str:
+    """Return the name of the set of masks that `harness prepare NAME` has made in a folder; empty if it has not."""
+    path = prepared_file(folder, name)
+    return json.loads(path.read_text("utf-8"))["masks"]["name"] if path.exists() else ""
+
+
 class VOCLayout(Dataset):
     """A dataset in VOC's folders: JPEGImages, SegmentationClass or SegmentationClassAug, ImageSets/Segmentation."""
 
@@ -28,11 +40,15 @@ class VOCLayout(Dataset):
         for folder in candidates:
             if (folder / "JPEGImages").is_dir():
                 return folder
-        raise UserError(f"{self.root} holds no {self.name}: expected JPEGImages in it, or in VOCdevkit/VOC2012 in it")
+        raise UserError(
+            f"{self.root} holds no {self.name}: expected JPEGImages in it, or in VOCdevkit/VOC2012 in it"
+            + self.mend(self.root)
+        )
 
     def prepare(self) -> None:
         if not self.splits():
-            raise UserError(f"{self.folder} has no split files: expected ImageSets/Segmentation/*.txt")
+            missing = f"{self.folder} has no split files: expected ImageSets/Segmentation/*.txt"
+            raise UserError(missing + self.mend(self.root))
 
     def splits(self) -> list[str]:
         return sorted(path.stem for path in (self.folder / "ImageSets" / "Segmentation").glob("*.txt"))
@@ -40,7 +56,8 @@ class VOCLayout(Dataset):
     def ids(self, split: str) -> list[str]:
         path = self.folder / "ImageSets" / "Segmentation" / f"{split}.txt"
         if not path.exists():
-            raise UserError(f"{self.name} has no split '{split}' in {path.parent}: found {', '.join(self.splits())}")
+            missing = f"{self.name} has no split '{split}' in {path.parent}: found {', '.join(self.splits())}"
+            raise UserError(missing + self.mend(self.root))
         return path.read_text("utf-8").split()
 
     def image_path(self, image_id: str) -> Path:
@@ -53,6 +70,10 @@ class VOCLayout(Dataset):
 
     def mask_path(self, image_id: str) -> Path:
         return self._mask_folder / f"{image_id}.png"
+
+    def mask_set(self) -> str:
+        own = self._mask_folder.name
+        return own if own == "SegmentationClass" else prepared_masks(self.folder, self.prepared_as) or own
 
     def label_file(self, image_id: str, source: str) -> Path:
         if source == "xml":
@@ -100,6 +121,7 @@ class VOC12(VOCLayout):
     fit_split = "train_aug"
     eval_splits = ("train", "val")
     training_splits: ClassVar[tuple[str, ...]] = ("train", "train_aug", "trainaug")
+    prepared_as = "voc12"
     official = {"train": 1464, "train_aug": 10582, "trainaug": 10582, "val": 1449, "test": 1456}
 
 

@@ -1,0 +1,75 @@
+"""`harness prepare`: one command between nothing and a dataset that is complete and verified."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.common import Json, messages, print_json
+from harness.errors import InterruptedRunError
+
+if TYPE_CHECKING:
+    from harness.data.prepare.check import Findings
+    from harness.data.prepare.recipe import Preparation
+
+SHOWN = 20  # problems
+
+
+def command(
+    dataset: Annotated[str, typer.Argument(help="voc12, coco14, coco14-smallest or coco14-vitpcm.")],
+    root: Annotated[Path, typer.Option(help="The folder to make it in.", envvar="WSSS_HARNESS_ROOT", file_okay=False)],
+    archives: Annotated[
+        Path | None, typer.Option(help="A folder of official archives; nothing is downloaded.", exists=True)
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="A circulated archive of SegmentationClassAug in place of SBD.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only look whether all is there and right.")] = False,
+    sources: Annotated[
+        Path | None, typer.Option(help="A YAML file of addresses and checksums in place of the built-in one.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Prepare an official dataset.
+
+    Downloads or takes the archives, makes masks and lists, checks every file; goes on where it was stopped.
+    """
+    from harness.data.prepare.recipe import Preparation
+    from harness.progress import scanning
+    from harness.registry import Registry
+
+    console = messages()
+    say = partial(console.print, markup=False, highlight=False)
+    try:
+        with scanning(console, "") as scan:
+            preparation = Preparation(Registry().load("dataset", dataset), root, sources, scan)
+            found = preparation.check() if check else preparation.make(archives, masks, workers, say)
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted: what has come is kept; the same command goes on from there") from None
+    if as_json:
+        print_json({"pictures": found.pictures, "masks": found.masks, "problems": found.problems})
+    else:
+        for line in _lines(preparation, found):
+            say(line)
+    if found.problems:
+        sys.exit(1)
+
+
+def _lines(preparation: Preparation, found: Findings) -> list[str]:
+    """Say what there is, what is wrong, and which command comes next."""
+    name, where = preparation.dataset.name, shlex.quote(str(preparation.root))
+    lines = [f"{split}: {count:,} pictures" for split, count in found.pictures.items()]
+    lines += [f"masks: {found.masks['name']}"] if found.masks else []
+    lines += [f"  {split}, hash of its pixels: {pixels}" for split, pixels in found.masks.get("pixels", {}).items()]
+    if not found.problems:
+        return [*lines, f"complete and verified; next: harness run --dataset {name} --root {where} --methods vitpcm"]
+    lines += [f"{what}: {problem}" for what, problem in list(found.problems.items())[:SHOWN]]
+    if len(found.problems) > SHOWN:
+        lines.append(f"and {len(found.problems) - SHOWN} more; --json names all of them")
+    return [*lines, f"{len(found.problems)} problems; mend them with: harness prepare {name} --root {where}"]

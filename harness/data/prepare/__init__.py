@@ -1,0 +1,1 @@
+"""From the official archives to a dataset that is complete and verified."""
