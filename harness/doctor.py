@@ -42,7 +42,7 @@ class Check:
 def examine() -> list[Check]:
     """Run every check; none raises."""
     found = []
-    for check in (_python, _requirements, _torch, _torchvision, _timm, _ray, _crf, _verifier, _disk):
+    for check in (_python, _requirements, _torch, _torchvision, _timm, _ray, _crf, _prepare, _verifier, _disk):
         try:
             found += list(check())
         except Exception as error:
@@ -112,6 +112,14 @@ def _crf() -> Iterator[Check]:
     mend = "pip uninstall pydensecrf pydensecrf2, then pip install 'wsss-harness[crf]'" if both else ""
     name = "pydensecrf2" if _version("pydensecrf2") else "pydensecrf"
     yield Check("pydensecrf", "bad" if both else "ok", f"{name} {_version(name)}", mend)
+
+
+def _prepare() -> Iterator[Check]:
+    """Find what `harness prepare` reads other people's formats with."""
+    for name, without in (("scipy", "no `harness prepare voc12`"), ("pycocotools", "no `harness prepare coco14`")):
+        found = _version(name)
+        mend = "" if found else "pip install 'wsss-harness[prepare]'"
+        yield Check(name, "ok" if found else "optional", found or f"not installed: {without}", mend)
 
 
 def _verifier() -> Iterator[Check]:

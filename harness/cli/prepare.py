@@ -31,7 +31,7 @@ def command(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only look whether all is there and right.")] = False,
     sources: Annotated[
-        Path | None, typer.Option(help="A YAML file of addresses and checksums in place of the built-in one.")
+        Path | None, typer.Option(help="A YAML file of addresses and checksums.", envvar="WSSS_HARNESS_SOURCES")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
     as_json: Json = False,

@@ -15,7 +15,7 @@ Option = typer.Option
 def command(
     methods: Annotated[str | None, Option(help="Methods, by name or glob: vitpcm,cam,sanity-*.")] = None,
     backbones: Annotated[str | None, Option(help="Backbones: vit_s16, resnet50, timm:<id>.")] = None,
-    dataset: Annotated[str | None, Option(help="Datasets: toy, toy-hard, voc12, folder.")] = None,
+    dataset: Annotated[str | None, Option(help="Datasets: toy, toy-hard, voc12, coco14, folder.")] = None,
     root: Root = None,
     weights: Annotated[str | None, Option(help="Start weights: random, hub, or a file.")] = None,
     checkpoint: Annotated[str | None, Option(help="A trained model, model.safetensors, instead of training.")] = None,

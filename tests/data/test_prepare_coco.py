@@ -101,7 +101,11 @@ def instances(part: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archives")
+    return write_archives(tmp_path_factory.mktemp("coco") / "archives")
+
+
+def write_archives(folder: Path) -> Path:
+    folder.mkdir()
     notes = {f"annotations/instances_{part}2014.json": official.dump(instances(part)) for part in ("train", "val")}
     official.write_zip(folder / "annotations_trainval2014.zip", notes | {"annotations/captions_val2014.json": b"{}"})
     for part in ("train", "val"):

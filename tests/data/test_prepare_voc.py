@@ -297,10 +297,13 @@ def test_two_preparations_of_one_folder_do_not_meet(made: Path, sources: Path) -
 
 def test_the_disk_is_asked_before_anything_comes(archives: Path, sources: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
-    mine.write_text(sources.read_text().replace("unpacks_to: 10000000", f"unpacks_to: {10**18}"))
+    large = sources.read_text().replace("unpacks_to: 10000000", f"unpacks_to: {10**18}")
+    mine.write_text(large)
     with pytest.raises(UserError, match="voc12 needs .* bytes on the disk of .*make room first"):
         Preparation(VOC12, tmp_path / "root", mine).make(archives)
     assert not list((tmp_path / "root").rglob("*.jpg"))
+    mine.write_text(large.replace("unpacks_to:", "unpacked: false\n      unpacks_to:"))
+    assert not Preparation(VOC12, tmp_path / "root", mine).make(archives).problems
 
 
 @pytest.mark.parametrize("inner", ["", "VOCdevkit", "VOCdevkit/VOC2012"])

@@ -82,11 +82,12 @@ class Job:
         """Check that the disk has room for all that is still to come."""
         needed = self.sources.made
         for name, archive in self.sources.archives.items():
-            needed += archive.unpacks_to
+            needed += archive.unpacks_to if archive.unpacked else 0
             if not self.archives:
                 have = [self.root / ARCHIVES / name, self.root / ARCHIVES / f"{name}.part"]
                 needed += max(0, (archive.size or 0) - sum(path.stat().st_size for path in have if path.exists()))
-        there = sum(path.stat().st_size for path in self.home.rglob("*") if path.is_file()) if self.home.exists() else 0
+        own = [path for path in self.home.rglob("*") if ARCHIVES not in path.parts[len(self.home.parts) :]]
+        there = sum(path.stat().st_size for path in own if path.is_file())
         need_room(self.root, max(0, needed - there), self.dataset.prepared_as)
 
     def archive(self, name: str, only: tuple[str, ...]) -> Source:

@@ -25,6 +25,8 @@ class Archive(Frozen):
         Its checksums; empty where none is known.
     unpacks_to : int
         Bytes; one that unpacks to more is refused.
+    unpacked : bool
+        Whether its files are written to the disk; otherwise they are only read.
     """
 
     urls: tuple[str, ...] = ()
@@ -32,6 +34,7 @@ class Archive(Frozen):
     md5: str = ""
     sha256: str = ""
     unpacks_to: PositiveInt
+    unpacked: bool = True
 
     @property
     def vouched(self) -> str:
