@@ -43,7 +43,7 @@ DOORS = {
     "mmseg": set(),
     "mmengine": set(),
     "mmcv": set(),
-    "matplotlib": {"harness.report.figures"},
+    "matplotlib": {"harness.report.figures.canvas"},
     "scipy": {"harness.data.prepare.voc"},
     "pycocotools": {"harness.data.prepare.coco"},
     "torchvision": {"harness.doctor"},

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from harness.data.base import Dataset, open_mask, open_rgb, voc_palette
-from harness.report.figures import new_figure, save
-from harness.stages import SHARD
-from harness.stages.score import read_scores
-from harness.store import Store
+from harness.data.base import Dataset
+from harness.report.figures.canvas import save
+from harness.report.figures.panels import Kept, Panel, draw_panels, heated, picture, truth
+from harness.store import Store, UnusableArtefactError
 
 HEATMAPS = 2  # per method: classes shown
 METHODS = 3  # side by side
-
-Panel = tuple[str, np.ndarray, np.ndarray | None]  # title, picture, heat
 
 
 def draw(results: pd.DataFrame, dataset: Dataset, split: str, store: Store, path: Path, count: int = 4) -> bool:
@@ -43,26 +39,14 @@ def draw(results: pd.DataFrame, dataset: Dataset, split: str, store: Store, path
     bool
         False if no method has its artefacts any more.
     """
-    cells = _best(results[results.split == split])
-    labels = store.artefact("labels", _place(cells[0].iloc[0], split)["labels"]) if cells else None
-    if labels is None:
+    cells = [_kept(group, split, store) for group in _best(results[results.split == split])]
+    cells = [cell for cell in cells if cell]
+    if not cells:
         return False
-    given = labels.json("labels.json")
-    lines = [
-        _panels(cells, dataset, split, given, int(index), store) for index in _choose(np.array(given["labels"]), count)
-    ]
-    width = max(map(len, lines))
-    figure = new_figure(1.35 * width, 1.5 * len(lines))
-    axes = figure.subplots(len(lines), width, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for line, shown in zip(lines, axes, strict=True):
-        for (title, picture, heat), axis in zip(line, shown, strict=False):
-            axis.imshow(picture, alpha=1.0 if heat is None else 0.35)
-            if heat is not None:
-                axis.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.75)
-            axis.set_title(title, fontsize=7)
-    save(figure, path)
+    base = next(iter(cells[0].values()))
+    chosen = _choose(base, count)
+    lines = [_panels(cells, dataset, image_id) for image_id in chosen]
+    save(draw_panels(lines, chosen, dataset.classes, width=1.35 * len(lines[0])), path)
     return True
 
 
@@ -76,57 +60,43 @@ def _best(rows: pd.DataFrame) -> list[pd.DataFrame]:
     return list(best.values())[:METHODS]
 
 
-def _choose(labels: np.ndarray, count: int) -> list[int]:
-    busiest = np.argsort(-labels[:, 1:].sum(1), kind="stable")[: max(count, len(labels) // 4)]
-    return sorted(busiest[np.linspace(0, len(busiest) - 1, min(count, len(busiest))).astype(int)].tolist())
+def _kept(group: pd.DataFrame, split: str, store: Store) -> dict[str, Kept]:
+    """Return what the cells of a method have kept, by what is written over their masks; BPM first."""
+    kept = {}
+    for row in group.sort_values("refine", key=lambda column: column != "none").itertuples():
+        title = f"{row.method} BPM" if row.refine == "none" else f"{row.method} +{row.refine.partition(':')[0]}"
+        with suppress(UnusableArtefactError):
+            kept[title] = Kept(row.record, split, store)
+    return kept
 
 
-def _panels(
-    cells: list[pd.DataFrame], dataset: Dataset, split: str, given: dict[str, Any], index: int, store: Store
-) -> list[Panel]:
+def _choose(kept: Kept, count: int) -> list[str]:
+    classes = np.array([len(kept.present(image_id)) for image_id in kept.ids])
+    busiest = np.argsort(-classes, kind="stable")[: max(count, len(classes) // 4)]
+    chosen = busiest[np.linspace(0, len(busiest) - 1, min(count, len(busiest))).astype(int)]
+    return [kept.ids[number] for number in sorted(chosen)]
+
+
+def _panels(cells: list[dict[str, Kept]], dataset: Dataset, image_id: str) -> list[Panel | None]:
     """Return the panels of one picture."""
-    image_id = given["ids"][index]
-    picture = open_rgb(dataset.image_path(image_id))
-    names = cells[0].iloc[0].record["classes"]
-    present = [number for number, flag in enumerate(given["labels"][index]) if flag and number][:HEATMAPS]
-    panels: list[Panel] = [
-        (image_id, picture, None),
-        ("ground truth", _colour(open_mask(dataset.mask_path(image_id))), None),
-    ]
-    for group in cells:
-        method = group.method.iloc[0]
-        heats = _heats(group.iloc[0], split, index, image_id, store)
-        for number in range(HEATMAPS):
-            if heats is not None and number < len(present):
-                heat = heats[present[number] - 1]
-                panels.append((f"{method}: {names[present[number]]}", picture, _resize(heat, picture.shape[:2])))
-            else:
-                panels.append(("", np.full((1, 1, 3), 255, np.uint8), None))
-        for row in group.sort_values("refine", key=lambda column: column != "none").itertuples():
-            mask = store.artefact("mask", _place(row, split)["mask"][index // SHARD])
-            if mask is not None:
-                title = f"{method} BPM" if row.refine == "none" else f"{method} +{row.refine.partition(':')[0]}"
-                panels.append((title, _colour(open_mask(mask.file(f"{image_id}.png"))), None))
+    shown = picture(dataset, image_id)
+    panels: list[Panel | None] = [shown, truth(dataset, image_id)]
+    for kept in cells:
+        panels += _heats(next(iter(kept.values())), image_id, shown.picture)
+        for title, one in kept.items():
+            try:
+                panels.append(Panel(one.mask(image_id), title=title))
+            except UnusableArtefactError:
+                panels.append(None)
     return panels
 
 
-def _heats(row: Any, split: str, index: int, image_id: str, store: Store) -> np.ndarray | None:
-    """Return the foreground score maps of a picture."""
-    score = store.artefact("score", _place(row, split)["score"])
-    if score is None:
-        return None
-    maps = next(maps for name, maps, _ in read_scores(score, index // SHARD) if name == image_id)
-    return maps[1:] if score.json("scores.json")["background"] else maps
-
-
-def _place(row: Any, split: str) -> dict[str, Any]:
-    return row.record["artefacts"]["splits"][split]
-
-
-def _resize(heat: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    heat = heat.astype(np.float32) / max(float(heat.max()), 1e-6)
-    return np.asarray(Image.fromarray(heat).resize((size[1], size[0]), Image.Resampling.BILINEAR))
-
-
-def _colour(mask: np.ndarray) -> np.ndarray:
-    return np.array(voc_palette(), np.uint8).reshape(-1, 3)[mask]
+def _heats(kept: Kept, image_id: str, base: np.ndarray) -> list[Panel | None]:
+    """Return a heat-map for each of the first few classes of a picture, and nothing where there is none."""
+    try:
+        heats = kept.heats(image_id)
+    except UnusableArtefactError:
+        heats = {}
+    names = [name for name in kept.present(image_id) if name in heats][:HEATMAPS]
+    found = [heated(base, heats[name], name) for name in names]
+    return [*found, *[None] * (HEATMAPS - len(found))]

@@ -116,12 +116,12 @@ def _configurations(group: pd.DataFrame) -> list[_Row]:
         canonical([r.method, r.settings, r.backbone, r.weights, r.record["weights"], r.limit])
         for r in group.itertuples()
     ]
-    varying = {method: _varying(own.settings) for method, own in group.groupby("method")}
+    changing = {method: varying(own.settings) for method, own in group.groupby("method")}
     for _, same in group.groupby(keys, sort=True):
         first = same.iloc[0]
         rows.append(
             _Row(
-                first.method, _variant(first.settings, varying[first.method]),
+                first.method, variant(first.settings, changing[first.method]),
                 first.backbone, first.timm, first.weights,
                 first.parameters, first.limit, same,
             )
@@ -129,7 +129,7 @@ def _configurations(group: pd.DataFrame) -> list[_Row]:
     return rows
 
 
-def _varying(settings: Iterable[dict[str, Any]]) -> set[str]:
+def varying(settings: Iterable[dict[str, Any]]) -> set[str]:
     """Return the settings in which the rows of a method differ."""
     values: dict[str, set[str]] = {}
     for own in settings:
@@ -138,8 +138,9 @@ def _varying(settings: Iterable[dict[str, Any]]) -> set[str]:
     return {key for key, found in values.items() if len(found) > 1}
 
 
-def _variant(settings: dict[str, Any], varying: set[str]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in settings.items() if key in varying)
+def variant(settings: dict[str, Any], shown: set[str]) -> str:
+    """Return some of a method's settings as text."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items() if key in shown)
 
 
 def _declared(record: dict[str, Any]) -> str:

@@ -1,31 +1,13 @@
-"""Figures of records."""
+"""What the protocol is worth, as a figure."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from harness.report.figures.canvas import COLOURS, new_figure, save
 from harness.report.sensitivity import order
-
-COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#2e4057")  # readable side by side, in print too
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a figure without a date or a version in it: the same figure is the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-
-
-def new_figure(width: float, height: float) -> Any:
-    """Return an empty figure of some inches, drawn without a window."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def draw_sensitivity(shared: pd.DataFrame, path: Path) -> None:

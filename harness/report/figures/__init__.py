@@ -1,0 +1,24 @@
+"""Figures of records, each a function of results, artefacts and published scores: as PNG and as SVG."""
+
+from harness.report.figures.canvas import COLOURS, Drawn, new_figure, save
+from harness.report.figures.classes import class_bars, confusion_matrix
+from harness.report.figures.curves import learning_curves, threshold_curves
+from harness.report.figures.parameters import parameters_figure
+from harness.report.figures.pictures import extreme_pictures, heatmaps_figure, qualitative_figure
+from harness.report.figures.sensitivity import draw_sensitivity
+
+__all__ = [
+    "COLOURS",
+    "Drawn",
+    "class_bars",
+    "confusion_matrix",
+    "draw_sensitivity",
+    "extreme_pictures",
+    "heatmaps_figure",
+    "learning_curves",
+    "new_figure",
+    "parameters_figure",
+    "qualitative_figure",
+    "save",
+    "threshold_curves",
+]

@@ -1,0 +1,105 @@
+"""Records that are drawn as one: those that differ in their seed only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.report.figures.canvas import LeftOut
+from harness.report.tables import protocol_name, variant, varying
+from harness.strict import canonical
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Cells that differ in their seed only.
+
+    Attributes
+    ----------
+    label : str
+        The method, and whatever tells it from the others that are drawn with it.
+    rows : DataFrame
+        As `load_results` gives them, by seed.
+    """
+
+    label: str
+    rows: pd.DataFrame
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The record of the first seed."""
+        return self.rows.record.iloc[0]
+
+    @property
+    def sees_masks(self) -> bool:
+        """Whether its scores come from ground truth."""
+        return "masks" in self.record["supervision"]
+
+    @property
+    def miou(self) -> float:
+        """The mean over its seeds."""
+        return float(self.rows.miou.mean())
+
+
+def scored(results: pd.DataFrame, split: str) -> list[Series]:
+    """Return what was scored on a split, the best first, but what is shown masks last.
+
+    Parameters
+    ----------
+    results : DataFrame
+        Rows of one dataset, as `load_results` gives them.
+    split : str
+    """
+    rows = results[results.split == split]
+    if rows.empty:
+        return []
+    changing = {method: varying(own.settings) for method, own in rows.groupby("method")}
+    shown = {name for name in ("backbone", "weights", "limit") if len({*rows[name]} - {"", "none"}) > 1}
+    protocols = [_protocol(record) for record in rows.record]
+    if len(set(protocols)) > 1:
+        shown.add("protocol")
+    found = []
+    for _, same in rows.groupby([_but_the_seed(record) for record in rows.record], sort=True):
+        first = same.iloc[0]
+        parts = [
+            first.method,
+            first.backbone if "backbone" in shown and first.backbone != "none" else "",
+            variant(first.settings, changing[first.method]),
+            f"from {first.weights}" if "weights" in shown and first.weights != "none" else "",
+            f"of {first.limit or 'all'} pictures" if "limit" in shown else "",
+            _protocol(first.record) if "protocol" in shown else "",
+            f"+{first.refine}" if first.refine != "none" else "",
+        ]
+        found.append(Series(" ".join(filter(None, parts)), same.sort_values("seed")))
+    return sorted(_told_apart(found), key=lambda one: (one.sees_masks, -np.nan_to_num(one.miou), one.label))
+
+
+def contenders(found: Sequence[Series], left: LeftOut) -> list[Series]:
+    """Return those that are neither a floor nor the ceiling of what a score can be; all where there are only such."""
+    methods = [one for one in found if not one.record["spec"]["method"].startswith("sanity")] or list(found)
+    left.add("a floor or the ceiling", *(one.label for one in found if one not in methods))
+    return methods
+
+
+def _told_apart(found: list[Series]) -> list[Series]:
+    """Give those that share a label their records' first digits too."""
+    labels = [one.label for one in found]
+    return [
+        one if labels.count(one.label) == 1 else replace(one, label=f"{one.label} ({one.record['key'][:8]})")
+        for one in found
+    ]
+
+
+def _but_the_seed(record: dict[str, Any]) -> str:
+    spec = {key: value for key, value in record["spec"].items() if key != "seed"}
+    return canonical([spec, record["weights"], record["checkpoint"], record["data"]])
+
+
+def _protocol(record: dict[str, Any]) -> str:
+    """Return a protocol's name with what was changed of it but the refiner."""
+    origins = {key: value for key, value in record["origins"].items() if key != "protocol.refine"}
+    return protocol_name(record | {"origins": origins}).removeprefix("protocol ")
