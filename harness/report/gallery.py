@@ -82,7 +82,7 @@ def _panels(cells: list[dict[str, Kept]], dataset: Dataset, image_id: str) -> li
     shown = picture(dataset, image_id)
     panels: list[Panel | None] = [shown, truth(dataset, image_id)]
     for kept in cells:
-        panels += _heats(next(iter(kept.values())), image_id, shown.picture)
+        panels += _heats(kept, image_id, shown.picture)
         for title, one in kept.items():
             try:
                 panels.append(Panel(one.mask(image_id), title=title))
@@ -91,12 +91,13 @@ def _panels(cells: list[dict[str, Kept]], dataset: Dataset, image_id: str) -> li
     return panels
 
 
-def _heats(kept: Kept, image_id: str, base: np.ndarray) -> list[Panel | None]:
+def _heats(cell: dict[str, Kept], image_id: str, base: np.ndarray) -> list[Panel | None]:
     """Return a heat-map for each of the first few classes of a picture, and nothing where there is none."""
+    title, kept = next(iter(cell.items()))
     try:
         heats = kept.heats(image_id)
     except UnusableArtefactError:
         heats = {}
     names = [name for name in kept.present(image_id) if name in heats][:HEATMAPS]
-    found = [heated(base, heats[name], name) for name in names]
+    found = [heated(base, heats[name], f"{title.split()[0]}: {name}") for name in names]
     return [*found, *[None] * (HEATMAPS - len(found))]

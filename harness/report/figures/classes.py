@@ -50,14 +50,22 @@ def class_bars(results: pd.DataFrame, path: Path, split: str) -> Drawn:
     left.add(f"below the best {len(shown)}", *(one.label for one in found[len(COLOURS) :]))
     names = list(shown[0].rows.iou.iloc[0])
     bar = 0.8 / len(shown)
-    figure = new_figure(PAGE, 1.0 + (len(names) + 1) * max(0.2, 0.09 * len(shown)))
+    figure = new_figure(PAGE, 1.0 + (len(names) + 1) * max(0.2, 0.06 * len(shown)))
     axis = figure.subplots()
     for number, (series, colour) in enumerate(zip(shown, COLOURS, strict=False)):
         table = _ious(series)
         where = np.array([*range(len(names)), len(names) + 0.3]) + (number + 0.5) * bar - 0.4
         spread = table.std(axis=1, ddof=1).to_numpy() if table.shape[1] > 1 else None
         means = table.mean(axis=1)
-        axis.barh(where, means, bar, xerr=spread, color=colour, error_kw={"linewidth": 0.8}, label=series.label)
+        axis.barh(
+            where,
+            means,
+            bar,
+            xerr=spread,
+            color=colour,
+            error_kw={"linewidth": 0.8, "ecolor": "0.4"},
+            label=series.label,
+        )
         unknown = [name for name in names if np.isnan(means[name])]
         left.add(f"{series.label}: in neither truth nor prediction", *unknown)
     axis.set_yticks([*range(len(names)), len(names) + 0.3], [*names, "mean (mIoU)"])

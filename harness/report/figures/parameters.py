@@ -29,6 +29,7 @@ from harness.report.published import Score
 
 _BLUE, _RED, _BLACK = COLOURS[0], COLOURS[1], COLOURS[-1]
 _MARKERS = {"bpm": ("*", 90), "segmentation": ("s", 26)}  # and their areas
+MEASURED = 12  # methods and settings, the best ones
 _BESIDE = 12  # points; a name that is farther away has a line to its marker
 _TICKS = [tick * 10.0**power for power in range(-2, 4) for tick in (1, 2, 5)]
 
@@ -67,7 +68,7 @@ def parameters_figure(
     Parameters
     ----------
     results : DataFrame
-        As `load_results` gives them; those without a refiner are drawn, filled, with the `total` of their records.
+        As `load_results` gives them; the best few without a refiner are drawn, filled, with their records' `total`.
     scores : sequence of Score
         From `harness.report.published.published`; drawn hollow, with the parameters of `configs/parameters.yaml`.
     path : Path
@@ -105,7 +106,7 @@ def parameters_figure(
     _mark(axis, points)
     legend(figure, _keys(axis, points))
     figure.draw_without_rendering()  # settles where everything is
-    _name(axis, points)
+    left.add("no room for the names of", *_name(axis, points))
     return finish(figure, path, caption, left)
 
 
@@ -132,11 +133,14 @@ def _published(scores: Sequence[Score], dataset: str, split: str, left: LeftOut)
 
 
 def _measured(results: pd.DataFrame, split: str, left: LeftOut) -> list[Point]:
-    points = []
+    points: list[Point] = []
     for series in scored(results, split):
         total = series.rows.parameters.iloc[0]
         if not total or np.isnan(total):
             left.add("no parameters", series.label)
+            continue
+        if len(points) == MEASURED:
+            left.add(f"below the best {MEASURED}", series.label)
             continue
         spread = 100 * series.rows.miou.std(ddof=1) if len(series.rows) > 1 else 0.0
         points.append(Point(series.label, "bpm", total / 1e6, 100 * series.miou, spread, _BLACK, measured=True))
@@ -191,8 +195,9 @@ def _keys(axis: Any, points: Sequence[Point]) -> list[Any]:
     return keys
 
 
-def _name(axis: Any, points: Sequence[Point]) -> None:
-    """Write each point's name as near to it as there is room for it, with a thin line where that is not beside it."""
+def _name(axis: Any, points: Sequence[Point]) -> list[str]:
+    """Write each point's name as near to it as there is room, with a line if not beside it; return those without."""
+    unnamed = []
     renderer = axis.figure.canvas.get_renderer()
     scale = axis.figure.dpi / 72
     places = axis.transData.transform([(point.millions, point.miou) for point in points])
@@ -216,11 +221,16 @@ def _name(axis: Any, points: Sequence[Point]) -> None:
             inside = frame.x0 < box[0] and box[2] < frame.x1 and frame.y0 < box[1] and box[3] < frame.y1
             if inside and not any(_overlap(box, other) for other in taken):
                 break
+        else:
+            note.remove()
+            unnamed.append(point.name)
+            continue
         taken.append(box)
         where = axis.transData.inverted().transform(middle)
         note.set_position(where)
         if away > _BESIDE:
             axis.plot(*zip((point.millions, point.miou), where, strict=True), color=point.colour, linewidth=0.4)
+    return unnamed
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:

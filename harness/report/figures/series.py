@@ -96,7 +96,7 @@ def _told_apart(found: list[Series]) -> list[Series]:
 
 def _but_the_seed(record: dict[str, Any]) -> str:
     spec = {key: value for key, value in record["spec"].items() if key != "seed"}
-    return canonical([spec, record["weights"], record["checkpoint"], record["data"]])
+    return canonical([spec, record["weights"], record.get("checkpoint"), record["data"]])
 
 
 def _protocol(record: dict[str, Any]) -> str:
