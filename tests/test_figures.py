@@ -375,6 +375,7 @@ from harness.report.figures import parameters_figure
 from harness.report.frame import frame
 from harness.report.published import published
 parameters_figure(frame([]), published(Registry()), Path(sys.argv[1]))
+assert "torch" not in sys.modules
 """
     command = [sys.executable, "-c", script, str(tmp_path / "other")]
     subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": "7"}, timeout=120)

@@ -14,7 +14,6 @@ from PIL import Image
 from harness.data.base import IGNORE, Dataset, open_mask, open_rgb, voc_palette
 from harness.report.figures.canvas import PAGE, SMALL, legend, new_figure, swatch
 from harness.stages import SHARD
-from harness.stages.score import read_scores
 from harness.store import Store
 
 _WIDEST = 1.6  # inches of a panel
@@ -79,6 +78,8 @@ class Kept:
 
     def heats(self, image_id: str) -> dict[str, np.ndarray]:
         """Return the (h, w) score map of each class, the background's too if it has one; none from a giver of masks."""
+        from harness.stages.score import read_scores  # torch, which figures of records do without
+
         score = self.store.need("score", self.place["score"])
         about = score.json("scores.json")
         if about["output"] == "labels":
