@@ -77,7 +77,7 @@ def steps(folder: str) -> str:
     lines = []
     for before, after in pairwise(STEPS):
         line = [f"{before} → {after}", f"{printed[after] - printed[before]:+.1f}"]
-        for protocol, own in rows.groupby("protocol"):
+        for _, own in rows.groupby("protocol"):
             scores = [own[_is(own, **STEPS[name])].set_index("seed").miou for name in (before, after)]
             moved = (100 * (scores[1] - scores[0])).sort_index()
             up = "each seed" if (moved > 0).all() else "in the mean" if moved.mean() > 0 else "no"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.registry import Registry
+    from harness.report.figures import Drawn
     from harness.report.tables import Table
     from harness.report.verdicts import Verdict
     from harness.spec import Experiment
@@ -29,19 +30,21 @@ def command(
     root: Annotated[
         Path | None, typer.Option(help="Folder of the dataset, for the pictures.", envvar="WSSS_HARNESS_ROOT")
     ] = None,
-    pictures: Annotated[int, typer.Option(help="Pictures in each gallery; 0 draws none.", min=0)] = 4,
+    pictures: Annotated[int, typer.Option(help="Pictures in a figure of pictures; 0 draws none.", min=0)] = 4,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Whether figures are drawn.")] = True,
     formats: Annotated[str, typer.Option("--format", help="Of the files: md,latex,csv,json.")] = "md",
     strict: Annotated[bool, typer.Option("--strict", help="Status 1 if a score is off its published one.")] = False,
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Print and write tables and galleries.
+    """Print and write tables and figures.
 
     The tables of an experiment of the paper say what was published beside what was measured.
     """
     from harness.errors import UserError, closest
     from harness.files import write_atomic
     from harness.registry import Registry
+    from harness.report.album import album
     from harness.report.formats import FORMATS, show
     from harness.report.frame import frame
     from harness.report.verdicts import OFF
@@ -72,8 +75,8 @@ def command(
         output().print()
     folder, console = out or results / "report", messages()
     written = {name: text for made in chosen_formats for name, text in FORMATS[made](tables).items()}
+    drawn = _draw(album(found, kind, registry, store, folder, root, pictures), console) if figures else []
     if "report.md" in written:
-        drawn = _pictures(found, kind, registry, store, folder, pictures, root, console)
         written["report.md"] = "\n".join([written["report.md"], *drawn])
     for name, text in written.items():
         write_atomic(folder / name, text)
@@ -109,49 +112,18 @@ def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], store: St
     return [*published_tables(judged), *made, *([left] if left else [])]
 
 
-def _pictures(
-    found: pd.DataFrame, kind: str, registry: Registry, store: Store, folder: Path, count: int, root: Path | None,
-    console: Console,
-) -> list[str]:  # fmt: skip
-    if kind == "sensitivity":
-        return _sensitivity_figures(found, folder, console)
-    return _galleries(found, registry, store, folder, count, root, console) if count else []
-
-
-def _sensitivity_figures(found: pd.DataFrame, folder: Path, console: Console) -> list[str]:
-    """Draw a figure per dataset; return their Markdown."""
-    from harness.report.figures import draw_sensitivity
-    from harness.report.sensitivity import shared
-
+def _draw(album: Iterator[Drawn], console: Console) -> list[str]:
+    """Draw figures, say what was written and what was left out; return their Markdown."""
     parts = []
-    for name, rows in shared(found).groupby("dataset"):
-        path = folder / f"sensitivity-{name}.png"
-        draw_sensitivity(rows, path)
-        parts.append(f"![{name}, mIoU under every protocol]({path.name})\n")
-        console.print(f"written: {path}", highlight=False)
-    return parts
-
-
-def _galleries(
-    found: pd.DataFrame, registry: Registry, store: Store, folder: Path, count: int, root: Path | None, console: Console
-) -> list[str]:
-    """Draw a gallery per dataset and protocol; return their Markdown."""
-    from harness.errors import UserError
-    from harness.plan import open_dataset
-    from harness.report import gallery
-
-    parts = []
-    for (name, protocol), rows in found[found.status == "done"].groupby(["dataset", "protocol"]):
-        split = rows.record.iloc[0]["spec"]["protocol"]["eval_splits"][-1]
-        path = folder / f"gallery-{name}-{protocol}.png"
-        try:
-            dataset = open_dataset(registry.load("dataset", str(name)), root)
-        except UserError as error:
-            console.print(f"no gallery of {name}: {error}", markup=False, highlight=False)
-            continue
-        if gallery.draw(rows, dataset, split, store, path, count):
-            parts.append(f"![{name}, {split}, protocol {protocol}]({path.name})\n")
-            console.print(f"written: {path}", highlight=False)
+    with console.status("drawing figures"):
+        for drawn in album:
+            if drawn.files:
+                console.print(f"written: {' '.join(path.name for path in drawn.files)}", markup=False, highlight=False)
+                parts.append(f"![{drawn.caption}]({drawn.files[0].name})\n\n{drawn.caption}\n")
+                parts += [f"- left out: {reason}\n" for reason in drawn.left_out]
+            else:
+                why = "; ".join(drawn.left_out) or "nothing to draw"
+                console.print(f"not drawn: {drawn.caption}: {why}", markup=False, highlight=False)
     return parts
 
 

@@ -1,0 +1,92 @@
+"""Every figure of a report, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from harness.errors import UserError
+from harness.plan import open_dataset
+from harness.registry import Registry
+from harness.report import figures, gallery
+from harness.report.figures import Drawn
+from harness.report.published import published
+from harness.report.sensitivity import shared
+from harness.store import Store
+
+if TYPE_CHECKING:
+    from harness.data.base import Dataset
+
+
+def album(
+    found: pd.DataFrame, kind: str, registry: Registry, store: Store, folder: Path, root: Path | None, pictures: int
+) -> Iterator[Drawn]:
+    """Draw the figures of a report.
+
+    Parameters
+    ----------
+    found : DataFrame
+        As `load_results` gives it.
+    kind : str
+        The experiment's `report`.
+    registry : Registry
+    store : Store
+    folder : Path
+        Where the files are written.
+    root : Path or None
+        The folder of a dataset that needs one.
+    pictures : int
+        How many pictures a figure of pictures shows; 0 draws none of these.
+
+    Yields
+    ------
+    Drawn
+    """
+    if kind == "sensitivity":
+        for name, rows in shared(found).groupby("dataset"):
+            path = folder / f"sensitivity-{name}.png"
+            figures.draw_sensitivity(rows, path)
+            yield Drawn(None, (path,), f"{name}: mIoU of one training under every protocol", ())
+        return
+    scored = found[found.split != ""]
+    for name, rows in scored.groupby("dataset"):
+        last = _last_split(rows)
+        yield figures.parameters_figure(rows, published(registry), folder / f"parameters-{name}", str(name), last)
+        dataset, problem = _open(str(name), registry, root) if pictures else (None, "")
+        if problem:
+            yield Drawn(None, (), f"{name}: figures of pictures", (problem,))
+        for protocol, own in rows.groupby("protocol"):
+            yield from _of_protocol(own, store, folder, f"{name}-{protocol}", dataset, pictures)
+
+
+def _of_protocol(
+    rows: pd.DataFrame, store: Store, folder: Path, name: str, dataset: Dataset | None, pictures: int
+) -> Iterator[Drawn]:
+    split = _last_split(rows)
+    yield figures.class_bars(rows, folder / f"classes-{name}", split)
+    yield figures.confusion_matrix(rows, store, folder / f"confusion-{name}", split)
+    yield figures.learning_curves(rows, store, folder / f"learning-{name}")
+    yield figures.threshold_curves(rows, store, folder / f"thresholds-{name}", split)
+    if dataset is None:
+        return
+    path = folder / f"gallery-{name}.png"
+    if gallery.draw(rows, dataset, split, store, path, pictures):
+        yield Drawn(None, (path,), f"{name}, {split}: pictures, ground truth, heat-maps and masks", ())
+    yield figures.heatmaps_figure(rows, dataset, store, folder / f"heatmaps-{name}", split, count=pictures)
+    yield figures.qualitative_figure(rows, dataset, store, folder / f"qualitative-{name}", split, count=pictures)
+    yield figures.extreme_pictures(rows, dataset, store, folder / f"extremes-{name}", split)
+
+
+def _last_split(rows: pd.DataFrame) -> str:
+    splits = rows.record.iloc[0]["spec"]["protocol"]["eval_splits"]
+    return str([split for split in splits if split in set(rows.split)][-1])
+
+
+def _open(name: str, registry: Registry, root: Path | None) -> tuple[Dataset | None, str]:
+    try:
+        return open_dataset(registry.load("dataset", name), root), ""
+    except UserError as error:
+        return None, str(error)
