@@ -9,6 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rich.filesize import decimal
+
+from harness.progress import length_of_time
 from harness.stages import Node
 from harness.store import MANIFEST, Store
 
@@ -42,8 +45,9 @@ class Estimate:
     def __str__(self) -> str:
         if not self.known:
             return "no stage like these has run in this results folder: no estimate"
-        gpu = f", {self.gpu_hours:.1f} of them on a GPU" if self.gpu_hours else ""
-        text = f"about {self.hours:.1f} stage hours{gpu}, and {self.gib:.2f} GiB, as such stages took before"
+        gpu = f", {length_of_time(3600 * self.gpu_hours)} of them on a GPU" if self.gpu_hours else ""
+        size = decimal(round(self.gib * GIB))
+        text = f"about {length_of_time(3600 * self.hours)} of stages{gpu}, and {size}, as such stages took before"
         return text + (f"; without {self.unknown} stages that have no like" if self.unknown else "")
 
 

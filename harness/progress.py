@@ -109,5 +109,13 @@ def _bars(console: Console) -> Progress:
     )
 
 
+def length_of_time(seconds: float) -> str:
+    """Return a length of time as people say it."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
 def _short(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from harness.cli.common import DEFAULT_RESULTS, Json, Results, output, print_json
+from harness.progress import length_of_time
 
 
 def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
@@ -54,7 +55,7 @@ def _of_run(told: dict[str, Any]) -> str:
     left = told["left"]
     return (
         f"a run of {told['cells']} cells: {told['open']} open, {told['done']} of {told['total']} stages done"
-        f"{'' if left is None else f', about {_length(left)} left'}"
+        f"{'' if left is None else f', about {length_of_time(left)} left'}"
     )
 
 
@@ -63,13 +64,5 @@ def _of_stage(told: dict[str, Any]) -> str:
         return f"{told.get('what', told['key'][:8])}: starting"
     notes = " ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in told["notes"].items())
     rate, left = told["rate"], (told["total"] - told["done"])
-    pace = f", {rate:.2g} {told['unit']} a second, {_length(left / rate)} left" if rate else ""
+    pace = f", {rate:.2g} {told['unit']} a second, {length_of_time(left / rate)} left" if rate else ""
     return f"{told['what']}: {told['done']}/{told['total']}{pace} {notes}".rstrip()
-
-
-def _length(seconds: float) -> str:
-    """Return a length of time as people say it."""
-    minutes = seconds / 60
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
