@@ -268,9 +268,15 @@ def _import_and_list(origin: str, name: str, importer: Any, path: Path) -> Itera
     for item in classes:
         kind = next((k for k, base in CODE_KINDS.items() if base in {c.__name__ for c in item.__mro__[1:]}), None)
         if kind and item.__module__.startswith(module.__name__):
-            file = Path(sys.modules[item.__module__].__file__ or path)
+            file = _versioned_file(item.__module__, path)
             summary = (item.__doc__ or "").strip().partition("\n")[0]
             yield Entry(kind, vars(item)["name"], origin, file, f"{item.__module__}:{item.__name__}", summary)
+
+
+def _versioned_file(module: str, path: Path) -> Path:
+    """Return the file whose hash is a plugin's version: of its whole package, or of its module where it has none."""
+    package = sys.modules[module.partition(".")[0]].__file__  # None for a namespace package
+    return Path(package or sys.modules[module].__file__ or path)
 
 
 def _import_path(path: Path) -> ModuleType:

@@ -67,6 +67,43 @@ def test_a_plugin_package_is_hashed_as_a_whole(tmp_path: Path) -> None:
     assert source_hash(package / "__init__.py") != before
 
 
+def test_the_version_of_an_installed_plugin_is_that_of_its_whole_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "elsewhere"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "own.py").write_text("from elsewhere.inner import X\n" + PLUGIN)
+    (package / "inner.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = Registry(["elsewhere.own"]).source_version("method", "mine")
+    (package / "inner.py").write_text("X = 2\n")
+    assert Registry(["elsewhere.own"]).source_version("method", "mine") != before
+
+
+def test_a_version_can_be_pinned(plugin: Path) -> None:
+    plugin.write_text(PLUGIN + '    version = "2"\n')
+    assert Registry([str(plugin)]).source_version("method", "mine") == "2"
+
+
+def test_another_version_is_another_key(plugin: Path, toy: Path) -> None:
+    from harness.plan import Planner
+    from harness.spec import Grid, expand
+
+    def key(text: str, name: str) -> str:
+        path = plugin.with_name(name) / "mine.py"
+        path.parent.mkdir()
+        path.write_text(PLUGIN + text)
+        registry = Registry([str(path)])
+        cells = expand([Grid(methods=("mine",), backbones=("timm:test_vit",), limit=2)], registry)
+        return Planner(registry, plugin.parent / "results", None).plan(cells).cells[0].key
+
+    plain, edited = key("", "a"), key("    # other numbers\n", "b")
+    assert plain != edited
+    pinned = '    version = "1"\n'
+    assert key(pinned, "c") == key(pinned + "    # the same numbers\n", "d") != plain
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
