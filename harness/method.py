@@ -147,7 +147,9 @@ class Method:
     resources : mapping
         What its stages take, where it is not the default: `{"fit.gpus": 0.5, "score.cpus": 4, "fit.memory_gb": 24}`.
     version : str or None
-        Pins the version in the stage keys; None takes a hash of the source.
+        Pins the version in the stage keys; None takes a hash of the source: of its module, or of its whole package.
+    expected_failures : mapping
+        Checks of `harness check` that it cannot pass, each with the reason: `{"cited": "a baseline of ours"}`.
     """
 
     name: ClassVar[str]
@@ -162,6 +164,7 @@ class Method:
     external: ClassVar[bool] = False
     resources: ClassVar[Mapping[str, float]] = {}
     version: ClassVar[str | None] = None
+    expected_failures: ClassVar[Mapping[str, str]] = {}
     Params: ClassVar[type[Params]] = TrainParams
 
     def __init__(self, params: Any) -> None:
@@ -236,11 +239,13 @@ class Refiner:
     ----------
     name : str
     version : str or None
+    expected_failures : mapping
         As for a method.
     """
 
     name: ClassVar[str]
     version: ClassVar[str | None] = None
+    expected_failures: ClassVar[Mapping[str, str]] = {}
     Params: ClassVar[type[RefinerParams]] = RefinerParams
 
     def __init__(self, params: Any) -> None:

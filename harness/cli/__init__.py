@@ -9,6 +9,7 @@ import traceback
 import typer
 
 from harness.cli import (
+    check,
     compare,
     describe,
     doctor,
@@ -37,7 +38,7 @@ app = typer.Typer(
 for module, name in (
     (run, "run"), (report, "report"), (list_, "list"), (describe, "describe"), (status, "status"), (show, "show"),
     (predict, "predict"), (compare, "compare"), (evaluate, "evaluate"), (doctor, "doctor"),
-    (merge, "merge"), (gc, "gc"), (prepare, "prepare"),
+    (merge, "merge"), (gc, "gc"), (prepare, "prepare"), (check, "check"),
 ):  # fmt: skip
     app.command(name)(module.command)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -45,9 +46,11 @@ class Dataset:
     has_masks : bool
         Whether there is ground truth to evaluate on.
     version : str
-        Of what the dataset draws by itself.
+        Of what the dataset draws or downloads by itself.
     prepared_as : str
         The name under which `harness prepare` makes it; empty if it does not.
+    expected_failures : mapping
+        Checks of `harness check` that it cannot pass, each with the reason.
     """
 
     name: ClassVar[str]
@@ -65,6 +68,7 @@ class Dataset:
     has_masks: bool = True
     version: ClassVar[str] = "1"
     prepared_as: ClassVar[str] = ""
+    expected_failures: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, root: Path) -> None:
         self.root = root

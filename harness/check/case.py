@@ -1,0 +1,221 @@
+"""A plugin under examination, and what its checks need: small models, toy pictures, a training. Made when asked for."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.backbones import DEFAULT_STRIDE, Backbone, Weights, build_backbone
+from harness.check.watch import Deeds, watched
+from harness.data.base import Dataset, open_rgb
+from harness.data.index import index_split
+from harness.method import Batch, Method, Step
+from harness.plan import Planner, open_dataset
+from harness.record import record_of
+from harness.registry import Entry, Registry
+from harness.spec import Cell, Grid, expand
+from harness.stages.fit import build_model
+from harness.stages.labels import label_matrix
+from harness.store import Store
+from harness.training import Session, TrainingData, squash
+from harness.worker import run_node
+
+BACKBONES = {"vit": "test_vit", "cnn": "test_resnet"}  # timm's own, of 0.3 million parameters
+SIDE = 64
+TINY = {"*.image_size": SIDE, "*.inference_size": SIDE, "*.epochs": 2, "*.batch_size": 4}
+PICTURES = 8
+
+
+@dataclass
+class Case:
+    """A plugin under examination.
+
+    Attributes
+    ----------
+    registry : Registry
+    entry : Entry
+    import_effects : list of str
+        The shared state that importing it has changed.
+    settings : mapping
+        Of the caller, by `METHOD.KEY`.
+    root : Path or None
+        The folder of a dataset that needs one.
+    """
+
+    registry: Registry
+    entry: Entry
+    import_effects: list[str]
+    settings: Mapping[str, Any]
+    root: Path | None
+
+    @cached_property
+    def plugin(self) -> Any:
+        """The class."""
+        return self.registry.load(self.entry.kind, self.entry.name)
+
+    def place(self) -> Path:
+        """Return a new empty folder."""
+        return Path(tempfile.mkdtemp(dir=_scratch()))
+
+    @cached_property
+    def toy(self) -> Dataset:
+        """The toy dataset."""
+        return open_dataset(self.registry.load("dataset", "toy"), None)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset under examination, opened."""
+        return self.open()
+
+    def open(self) -> Dataset:
+        """Open the dataset under examination in its folder, or draw it into one of its own."""
+        dataset = self.plugin(self.root if self.plugin.needs_root else self.place() / "data")
+        dataset.prepare()
+        return dataset
+
+    @cached_property
+    def cells(self) -> dict[str, Cell]:
+        """A small cell for each family of backbones that a method takes; for none, one without a family."""
+        return {family: self._cell(family) for family in self.plugin.families or ("",)}
+
+    def _cell(self, family: str) -> Cell:
+        chosen: dict[str, Any] = {}
+        if family:
+            net = build_backbone(BACKBONES[family], Weights("random")).net
+            start = self.place() / f"{family}.safetensors"  # a file: some methods refuse a random start
+            save_file(net.state_dict(), start)
+            chosen = {"backbones": (f"timm:{BACKBONES[family]}",), "weights": str(start)}
+        grid = Grid(methods=(self.entry.name,), limit=PICTURES, set=TINY | dict(self.settings), **chosen)
+        return expand([grid], self.registry)[0]
+
+    @property
+    def families(self) -> list[str]:
+        """The families with which a method is examined."""
+        return list(self.cells)
+
+    def method(self, family: str) -> Method:
+        """Return a method of its own, with the settings of a small cell."""
+        return self.plugin(self.plugin.Params.model_validate(self.cells[family].spec.params))
+
+    def build(self, family: str, seed: int = 0) -> nn.Module:
+        """Return a new model."""
+        identifier = BACKBONES.get(family, "")
+        return build_model(self.method(family), identifier, Weights("random"), len(self.toy.classes), seed)
+
+    def backbone(self, family: str) -> Backbone | None:
+        """Return a new backbone, as `build` is handed it; None for a method that needs none."""
+        if not family:
+            return None
+        method = self.method(family)
+        stride = getattr(method.params, "stride", DEFAULT_STRIDE)
+        return build_backbone(BACKBONES[family], Weights("random"), method.backbone_options(family), stride)
+
+    @cached_property
+    def data(self) -> TrainingData:
+        """Toy pictures with their image labels."""
+        index = index_split(self.toy, "train", label_source="masks", masks=True, limit=PICTURES)
+        labels = label_matrix(index.pictures, list(range(len(self.toy.classes))), "always")
+        paths = [self.toy.image_path(image_id) for image_id in index.ids]
+        return TrainingData(index.ids, torch.from_numpy(labels).float(), paths)
+
+    def fit(self, family: str, method: Method, folder: Path) -> tuple[nn.Module, Session]:
+        """Train a new model, or go on with what stands in the folder."""
+        model = self.build(family)
+        session = Session(0, "cpu", "fp32", folder, lambda done, total, notes: None)
+        method.fit(model, self.data, session)
+        return model, session
+
+    @cached_property
+    def _fitted(self) -> dict[str, nn.Module]:
+        return {}
+
+    def fitted(self, family: str) -> nn.Module:
+        """Return the trained model, as it is scored."""
+        if family not in self._fitted:
+            self._fitted[family] = self.fit(family, self.method(family), self.place())[0]
+        return self._fitted[family].eval()
+
+    def batch(self, count: int = 4) -> Batch:
+        """Return a training batch."""
+        return Batch(self.pictures(count), self.data.labels[:count].clone(), self.data.ids[:count])
+
+    def step(self, method: Method, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of a training step in the middle of a training."""
+        return method.training_step(model.train(), batch, Step(1, 2, 2, 4))
+
+    def pictures(self, count: int, sides: tuple[int, int] = (SIDE, SIDE)) -> Tensor:
+        """Return (count, 3, *sides) toy pictures."""
+        paths = [self.toy.image_path(image_id) for image_id in self.data.ids[:count]]
+        return torch.stack([squash(open_rgb(path), sides) for path in paths])
+
+    def labels(self, count: int, sides: tuple[int, int] = (SIDE, SIDE)) -> list[Tensor | None]:
+        """Return what `score` may be given as labels: nothing; image labels where declared; an oracle, the truth."""
+        if "masks" in self.plugin.supervision:
+            classes = len(self.toy.classes)
+            truth = torch.randint(classes, (count, *sides), generator=torch.Generator().manual_seed(0))
+            return [functional.one_hot(truth, classes).permute(0, 3, 1, 2).float()]
+        return [None, self.data.labels[:count].clone()] if self.plugin.conditions_on_labels else [None]
+
+    def score(self, method: Method, model: nn.Module, images: Tensor, labels: Tensor | None) -> Any:
+        """Return what a method's `score` returns."""
+        with torch.set_grad_enabled(method.needs_grad):
+            return method.score(model, images, labels)
+
+    def maps(
+        self, family: str, images: Tensor, labels: Tensor | None, model: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return score maps and presence of the trained model, or of another."""
+        scored = self.score(self.method(family), model or self.fitted(family), images, labels)
+        maps, presence = scored if isinstance(scored, tuple) else (scored, None)
+        return maps.detach(), presence
+
+    @cached_property
+    def deeds(self) -> Deeds:
+        """What the method does to files and hosts while it is built, trained and asked for scores."""
+        training, here = self.place(), self.place()
+        images = self.pictures(2)
+        os.chdir(here)
+        with watched() as deeds:
+            for family in self.families:
+                method = self.method(family)
+                model = self.fit(family, method, training / family)[0].eval()
+                self.score(method, model, images, self.labels(2)[0])
+        deeds.written = [path for path in deeds.written if not path.is_relative_to(training)]
+        deeds.written += [path for path in here.rglob("*") if path not in deeds.written]  # by compiled code
+        return deeds
+
+    def record(self, cell: Cell, root: Path | None = None) -> dict[str, Any]:
+        """Run a cell through its real stages, in this process; return its record.
+
+        Raises
+        ------
+        RuntimeError
+            If a stage fails, with its reason.
+        """
+        store = Store(self.place() / "results", create=True)
+        plan = Planner(self.registry, store.root, root).plan([cell])
+        for node in plan.nodes.values():
+            outcome = run_node(node, plan.locations_of(node), "cpu", torch.get_num_threads())
+            if outcome.status != "done":
+                raise RuntimeError(f"the stage {node.stage} failed: {outcome.reason}")
+        return record_of(plan.cells[0], plan, store)
+
+
+@cache
+def _scratch() -> str:
+    """Return the folder of this process for what checks write; it goes when the process ends."""
+    folder = tempfile.mkdtemp(prefix="harness-check-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -1,0 +1,73 @@
+"""Checks of a dataset."""
+
+from __future__ import annotations
+
+from harness.check.case import PICTURES, Case
+from harness.check.suite import BrokenContractError, NotApplicableError, check
+from harness.check.watch import reseed
+from harness.data.base import Dataset
+from harness.data.index import index_split
+
+
+@check("dataset", needs=("named",))
+def prepares(case: Case) -> None:
+    """A missing folder is told before a run, not in the middle of it.
+
+    Mend `prepare`; it may draw or unpack, and says what it misses.
+    """
+    if case.plugin.needs_root and case.root is None:
+        raise NotApplicableError("it needs its folder: --root DIR")
+    case.open()
+
+
+@check("dataset", needs=("prepares",))
+def classes_named(case: Case) -> None:
+    """Index 0 is the background in every mask, and 255 is not labelled.
+
+    Classes = ('background', 'cat', …), each once, at most 255.
+    """
+    classes = case.dataset.classes
+    if not classes or classes[0] != "background" or len(set(classes)) < len(classes) or len(classes) > 255:
+        raise BrokenContractError(f"classes are {', '.join(map(str, classes[:4]))}, …")
+
+
+@check("dataset", needs=("prepares",))
+def splits_exist(case: Case) -> None:
+    """A plain run trains on one and scores the others.
+
+    Let fit_split, eval_splits and training_splits name what `splits` returns.
+    """
+    dataset = case.dataset
+    for split in (dataset.fit_split, *dataset.eval_splits):
+        if split not in dataset.splits():
+            raise BrokenContractError(f"there is no split '{split}': {', '.join(dataset.splits())}")
+    if dataset.fit_split not in dataset.training_splits:
+        raise BrokenContractError(f"fit_split '{dataset.fit_split}' is not among training_splits")
+
+
+@check("dataset", needs=("splits_exist",))
+def pictures_open(case: Case) -> None:
+    """Every picture has a mask of its size that holds its classes, and image labels; a run looks before it starts.
+
+    See the message: the file, and what is wrong with it.
+    """
+    _digests(case.dataset)
+
+
+@check("dataset", needs=("pictures_open",))
+def content_is_stable(case: Case) -> None:
+    """Content stands in the key: pictures that change make every score new.
+
+    Draw from a seed of the picture's own, and list ids in a fixed order.
+    """
+    reseed(3)  # the first drawing began from other generators
+    if _digests(case.dataset) != _digests(case.open()):
+        raise BrokenContractError("opened twice, it holds other pictures")
+
+
+def _digests(dataset: Dataset) -> list[str]:
+    splits = dict.fromkeys((dataset.fit_split, *dataset.eval_splits))
+    return [
+        index_split(dataset, split, label_source=dataset.label_source, masks=dataset.has_masks, limit=PICTURES).digest
+        for split in splits
+    ]

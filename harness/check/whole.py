@@ -1,0 +1,59 @@
+"""Checks of a plugin at work: a cell through the real stages, to its record."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from harness.check.case import PICTURES, TINY, Case
+from harness.check.refined import rule
+from harness.check.suite import BrokenContractError, NotApplicableError, check
+from harness.spec import Cell, Grid, expand
+
+_ORACLE = 0.9  # mIoU of the ground truth itself, at whole patches
+
+
+def _cell(case: Case, **chosen: Any) -> Cell:
+    return expand([Grid(limit=PICTURES, **chosen)], case.registry)[0]
+
+
+def _scores(record: dict[str, Any]) -> dict[str, float]:
+    scores = {split: metrics["miou"] for split, metrics in record["metrics"].items()}
+    if not scores or not all(math.isfinite(score) for score in scores.values()):
+        raise BrokenContractError(f"the record has no score: {scores}")
+    return scores
+
+
+@check("method", needs=("trains", "scores_on_a_grid"))
+def runs_on_toy(case: Case) -> None:
+    """What counts in the end is a record with a score.
+
+    The message names the stage; --debug shows its traceback.
+    """
+    for family in case.families[:1]:
+        _scores(case.record(case.cells[family]))
+
+
+@check("refiner", needs=("keeps_shape",))
+def refines_on_toy(case: Case) -> None:
+    """What counts in the end is a record with a score.
+
+    The message names the stage; --debug shows its traceback.
+    """
+    _scores(case.record(_cell(case, methods=("sanity-random",), refine=(rule(case),), set=TINY)))
+
+
+@check("dataset", needs=("pictures_open",))
+def truth_scores_full(case: Case) -> None:
+    """The ground truth, put through the stages like a method's maps, must come out as it went in.
+
+    Compare `classes`, `image_labels` and the indices in the masks.
+    """
+    if not case.plugin.has_masks:
+        raise NotApplicableError("it has no masks")
+    os.environ["WSSS_HARNESS_CACHE"] = str(case.place())  # what it draws, it draws anew
+    cell = _cell(case, methods=("sanity-oracle",), datasets=(case.entry.name,), set={"protocol.size": "native"})
+    for split, score in _scores(case.record(cell, case.root)).items():
+        if score < _ORACLE:
+            raise BrokenContractError(f"the ground truth of {split} scores {100 * score:.1f}")

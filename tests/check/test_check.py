@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.check import parametrize_with_checks, suites
+from harness.check.suite import checks
+from harness.errors import UserError
+from harness.registry import CODE_KINDS, Registry
+from tests.check.plugins import BROKEN, GOOD
+from tests.conftest import Run
+
+DRAWN_LIKE_TOY = "toy-hard"  # the same code, five times the pictures
+BUILT_IN = [e.name for kind in CODE_KINDS for e in Registry().entries(kind) if e.name != DRAWN_LIKE_TOY]
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "plugin.py"
+    path.write_text(text)
+    (folder / "beside.py").write_text("x = 1\n")
+    return str(path)
+
+
+@parametrize_with_checks(*BUILT_IN)
+def test_every_built_in_plugin_keeps_the_contract(check) -> None:  # type: ignore[no-untyped-def]
+    check()
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_a_good_plugin_passes_everything(tmp_path: Path, kind: str) -> None:
+    (suite,) = suites(write(tmp_path, GOOD[kind]))
+    states = {result.check: (result.state, result.finding) for result in suite.results()}
+    assert states.keys() == {one.name for one in checks(kind)}
+    assert {state for state, _ in states.values()} <= {"passed", "skipped"}, states
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "good", "bad", "finding"), BROKEN, ids=[f"{row[1]}-{n}" for n, row in enumerate(BROKEN)]
+)
+def test_a_broken_plugin_is_caught_by_the_check_that_should(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, good: str, bad: str, finding: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    here, environment = os.getcwd(), dict(os.environ)
+    assert good in GOOD[kind]
+    (suite,) = suites(write(tmp_path, GOOD[kind].replace(good, bad)))
+    result = suite.result(name)
+    assert (result.state, finding in result.finding) == ("failed", True), result
+    assert result.reason
+    assert result.remedy
+    assert (os.getcwd(), dict(os.environ)) == (here, environment)
+
+
+def test_every_check_has_a_broken_plugin() -> None:
+    caught = {(kind, name) for kind, name, *_ in BROKEN}
+    for kind in CODE_KINDS:
+        for one in checks(kind):
+            assert any((other, one.name) in caught for other in one.kinds), f"no broken plugin for {one.name}"
+
+
+def test_a_declared_failure_is_expected_until_it_passes(tmp_path: Path) -> None:
+    declared = '    name = "good"\n    expected_failures = {"cited": "nobody wrote of it"}\n'
+    text = GOOD["method"].replace('    name = "good"\n', declared)
+    (suite,) = suites(write(tmp_path, text.replace('"good2026"', '""')))
+    assert suite.result("cited").state == "expected"
+    assert suite.result("cited").finding == "nobody wrote of it"
+    (tmp_path / "again").mkdir()
+    (suite,) = suites(write(tmp_path / "again", text))
+    assert suite.result("cited").state == "failed"
+    assert "take it out" in suite.result("cited").finding
+
+
+def test_what_needs_a_failed_check_is_blocked_by_it(tmp_path: Path) -> None:
+    (suite,) = suites(write(tmp_path, GOOD["method"].replace("return model\n", "return None\n")))
+    assert suite.result("trains").state == "blocked"
+    assert suite.result("trains").finding == "needs `builds`"
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [("vitpmc", "did you mean 'vitpcm'"), ("plugin.py", "defines no plugin")]
+)
+def test_nothing_to_check_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, message: str
+) -> None:
+    write(tmp_path, "x = 1\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        suites(target)
+
+
+def test_the_command_names_each_check_and_says_what_mends_it(here: Run, tmp_path: Path) -> None:
+    write(tmp_path, GOOD["refiner"].replace("return sharp / sharp.sum(0)", "return sharp"))
+    found = here("check", "plugin.py")
+    assert found.returncode == 1
+    assert "stays_probable" in found.stdout
+    assert "remedy: Normalise what you return" in found.stdout
+    told = json.loads(here("check", "plugin.py", "--json").stdout)
+    assert {row["check"]: row["state"] for row in told}["stays_probable"] == "failed"
+    write(tmp_path, GOOD["refiner"])
+    found = here("check", "plugin.py")
+    assert found.returncode == 1  # a file that was imported stays as it was in this process
+
+
+def test_the_suite_is_a_parametrised_test(pytester_folder: Path) -> None:
+    (pytester_folder / "test_mine.py").write_text(
+        "from harness.check import parametrize_with_checks\n\n\n"
+        "@parametrize_with_checks('plugin.py')\ndef test_contract(check):\n    check()\n"
+    )
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
+    found = subprocess.run(command, cwd=pytester_folder, capture_output=True, text=True, check=False, timeout=300)
+    assert found.returncode == 1
+    assert "FAILED test_mine.py::test_contract[good-refiner_leaves_no_trace]" in found.stdout
+    assert "1 failed" in found.stdout
+
+
+@pytest.fixture
+def pytester_folder(tmp_path: Path) -> Path:
+    write(tmp_path, GOOD["refiner"].replace("        sharp =", "        np.random.seed(0)\n        sharp ="))
+    return tmp_path
