@@ -34,7 +34,7 @@ LAYERS = [
     {"report", "doctor", "reproduce"},
     {"survey"},
     {"merge", "gc"},
-    {"predict", "check"},
+    {"predict", "check", "scaffold"},
     {"cli"},
 ]
 DOORS = {

@@ -193,7 +193,8 @@ def suites(
         If there is nothing of that name, or nothing to check in the file.
     """
     given = [str(Path(plugin).absolute()) if Path(plugin).exists() else plugin for plugin in plugins]
-    path = str(Path(target).absolute()) if Path(target).exists() else None
+    is_path = Path(target).is_file() or (Path(target) / "__init__.py").is_file()
+    path = str(Path(target).absolute()) if is_path else None
     registry = Registry([*given, path] if path else given)
     with restored():
         before = State.now()

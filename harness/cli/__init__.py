@@ -17,6 +17,7 @@ from harness.cli import (
     gc,
     list_,
     merge,
+    new,
     predict,
     prepare,
     report,
@@ -38,7 +39,7 @@ app = typer.Typer(
 for module, name in (
     (run, "run"), (report, "report"), (list_, "list"), (describe, "describe"), (status, "status"), (show, "show"),
     (predict, "predict"), (compare, "compare"), (evaluate, "evaluate"), (doctor, "doctor"),
-    (merge, "merge"), (gc, "gc"), (prepare, "prepare"), (check, "check"),
+    (merge, "merge"), (gc, "gc"), (prepare, "prepare"), (check, "check"), (new, "new"),
 ):  # fmt: skip
     app.command(name)(module.command)
 

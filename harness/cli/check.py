@@ -51,6 +51,6 @@ def command(
     if failed:
         messages().print(f"{failed} of {len(told)} checks failed", highlight=False)
         sys.exit(1)
-    where = f" --plugins {target}" if Path(target).exists() else ""
+    where = f" --plugins {target}" if entry.origin == str(Path(target).absolute()) else ""
     kinds = {"method": "--methods", "refiner": "--methods cam --refine", "dataset": "--methods cam --dataset"}
     messages().print(f"next: harness run{where} {kinds[entry.kind]} {entry.name}", highlight=False)

@@ -69,7 +69,7 @@ def command(
     if as_json:
         print_json(list(found.drop_duplicates("key").record))
         return
-    tables = _tables(found, kind, judged, store)
+    tables = _tables(found, kind, judged, registry, store)
     for table in tables:
         show(table, output())
         output().print()
@@ -98,7 +98,9 @@ def _judge(names: list[str], found: pd.DataFrame, registry: Registry, store: Sto
     return verdicts(scores, found, registry, store)
 
 
-def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], store: Store) -> list[Table]:
+def _tables(
+    found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry: Registry, store: Store
+) -> list[Table]:
     from harness.report.foreground import foreground
     from harness.report.sensitivity import sensitivity
     from harness.report.tables import comparison, unfinished
@@ -107,7 +109,7 @@ def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], store: St
     if kind == "foreground":
         made = foreground(found, store)
     else:
-        made = sensitivity(found) if kind == "sensitivity" else comparison(found)
+        made = sensitivity(found) if kind == "sensitivity" else comparison(found, registry)
     left = unfinished(found)
     return [*published_tables(judged), *made, *([left] if left else [])]
 

@@ -51,15 +51,18 @@ class _Row:
     records: pd.DataFrame
 
 
-def comparison(results: pd.DataFrame) -> list[Table]:
-    """Return one table per dataset and protocol: scores are compared only where they are comparable."""
+def comparison(results: pd.DataFrame, registry: Registry | None = None) -> list[Table]:
+    """Return one table per dataset and protocol: scores are compared only where they are comparable.
+
+    `registry` knows the datasets of plugins, for what they note under a table; None knows those that are installed.
+    """
     done = results[(results.status == "done") & (results.split != "")].copy()
     if done.empty:
         return []
     done["declared"] = [_declared(record) for record in done.record]
     tables = []
     for (dataset, _), group in done.groupby(["dataset", "declared"], sort=True):
-        tables.append(_comparison(str(dataset), group))
+        tables.append(_comparison(str(dataset), group, registry or Registry()))
     return tables
 
 
@@ -75,7 +78,7 @@ def unfinished(results: pd.DataFrame) -> Table | None:
     return Table("Not scored", ["cell", "status", "reason", "record"], rows)
 
 
-def _comparison(dataset: str, group: pd.DataFrame) -> Table:
+def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
     protocol = group.record.iloc[0]["spec"]["protocol"]
     splits = [split for split in protocol["eval_splits"] if split in set(group.split)]
     refiners = sorted(set(group.refine) - {"none"})
@@ -105,7 +108,7 @@ def _comparison(dataset: str, group: pd.DataFrame) -> Table:
         )
     for column, score in enumerate(scores, len(about)):
         _embolden(table, rows, column, score)
-    table.notes = [*_protocol_notes(dataset, group, splits), *marks.notes]
+    table.notes = [*_protocol_notes(dataset, group, splits, registry), *marks.notes]
     return table
 
 
@@ -252,7 +255,7 @@ def _weight_notes(row: _Row) -> list[str]:
     return [f"{weights['file']}, sha256 {weights['sha256'][:12]}"] if weights["source"] == "file" else []
 
 
-def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str]) -> list[str]:
+def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str], registry: Registry) -> list[str]:
     """Say what the numbers of a table have in common."""
     record = group.record.iloc[0]
     protocol = record["spec"]["protocol"]
@@ -271,7 +274,9 @@ def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str]) -> lis
         f"mIoU {defined}over {len(record['classes'])} classes, background included; pictures: {pictures}",
         "of several seeds: mean ± standard deviation over seeds; [95 % interval over pictures, mean of the seeds']",
     ]
-    dataset_class: type[Dataset] = Registry().load("dataset", dataset)
+    if dataset not in registry.names("dataset"):
+        return [*notes, f"{dataset} is the dataset of a plugin: --plugins adds what it notes"]
+    dataset_class: type[Dataset] = registry.load("dataset", dataset)
     for split in splits:
         whole, scored = dataset_class.official.get(split), record["pictures"][split]
         if whole and whole != scored:
