@@ -1,4 +1,4 @@
-"""Write the generated parts of README and docs: tables from the records in results/reference/, lists from configs/.
+"""Write the generated parts of README and docs: tables from the records in results/reference/, lists from the code.
 
 A block between `<!-- KIND: ARGUMENT -->` and `<!-- /KIND -->` is replaced by what KIND makes of its argument.
 `python docs/generate.py` rewrites; a test holds that there is nothing to rewrite.
@@ -7,14 +7,19 @@ A block between `<!-- KIND: ARGUMENT -->` and `<!-- /KIND -->` is replaced by wh
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import typer
 from tabulate import tabulate
 
+from harness.check.suite import checks
+from harness.cli import app
+from harness.plan import Planner
 from harness.protocol import Protocol
 from harness.registry import Registry
 from harness.report.figures import draw_sensitivity
@@ -23,6 +28,9 @@ from harness.report.frame import load_results
 from harness.report.published import Score, published
 from harness.report.sensitivity import sensitivity, shared
 from harness.report.tables import comparison
+from harness.scaffold import scaffold
+from harness.spec import Grid, expand
+from harness.stages import Node
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,6 +112,56 @@ def presets(kind: str) -> str:
     return tabulate(rows, ["name", "what", "source"], "pipe") + "\n"
 
 
+def template(argument: str) -> str:
+    """Return what `harness new` writes, for a kind and a name."""
+    kind, name = argument.split(",")
+    with tempfile.TemporaryDirectory() as folder:
+        return f"```python\n{scaffold(kind, name, Path(folder))[0].read_text('utf-8')}```\n"
+
+
+def contract(kind: str) -> str:
+    """Return the checks of a kind of plugin."""
+    return tabulate([[f"`{one.name}`", one.reason, one.remedy] for one in checks(kind)],
+                    ["check", "why", "what mends it"], "pipe") + "\n"  # fmt: skip
+
+
+def commands(name: str) -> str:
+    """Return every command with its arguments and options."""
+    parts = []
+    for command_name, command in sorted(typer.main.get_command(app).commands.items()):  # type: ignore[attr-defined]
+        rows = []
+        for parameter in command.params:
+            default = parameter.default if parameter.default not in (None, False) else ""
+            needed = "needed" if parameter.required else f"`{default}`" if default != "" else ""
+            called = parameter.name.upper() if parameter.param_type_name == "argument" else ", ".join(parameter.opts)
+            help_text = (parameter.help or "").replace("|", r"\|")
+            rows.append([f"`{called}`", help_text, needed, f"`{parameter.envvar}`" if parameter.envvar else ""])
+        table = tabulate(rows, ["", "what", "default", "environment"], "pipe")
+        parts.append(f"## {name} {command_name}\n\n{command.help}\n\n{table}\n")
+    return "\n".join(parts)
+
+
+def stages(dataset: str) -> str:
+    """Return the stages of a cell as a diagram, from a plan of it."""
+    settings = {"protocol.checkpoint": "val_image_labels"}
+    grid = Grid(methods=("cam",), backbones=("timm:test_vit",), datasets=(dataset,), limit=1, set=settings)
+    with tempfile.TemporaryDirectory() as folder:
+        nodes = Planner(Registry(), Path(folder), None).plan(expand([grid], Registry())).nodes
+    names = {
+        key: " ".join([node.stage, node.config.get("split") or _split(node, nodes)]) for key, node in nodes.items()
+    }
+    ids = {name: f"s{number}" for number, name in enumerate(dict.fromkeys(names.values()))}
+    lines = [f'  {number}["{name}"]' for name, number in ids.items()]
+    edges = {f"  {ids[names[parent]]} --> {ids[names[key]]}": None
+             for key, node in nodes.items() for parent in node.parents.values()}  # fmt: skip
+    return "\n".join(["```mermaid", "flowchart LR", *lines, *edges, "```", ""])
+
+
+def _split(node: Node, nodes: dict[str, Node]) -> str:
+    labels = nodes[node.parents["labels"]]
+    return "" if node.stage == "fit" else labels.config["split"]
+
+
 def _meanings() -> dict[str, str]:
     """Return the meaning of each field, from the docstring of `Protocol`."""
     text = (Protocol.__doc__ or "").partition("----------\n")[2]
@@ -132,6 +190,10 @@ KINDS: dict[str, Callable[[str], str]] = {
     "fields": fields,
     "presets": presets,
     "steps": steps,
+    "template": template,
+    "checks": contract,
+    "cli": commands,
+    "stages": stages,
 }
 
 
