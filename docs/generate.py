@@ -147,9 +147,7 @@ def stages(dataset: str) -> str:
     grid = Grid(methods=("cam",), backbones=("timm:test_vit",), datasets=(dataset,), limit=1, set=settings)
     with tempfile.TemporaryDirectory() as folder:
         nodes = Planner(Registry(), Path(folder), None).plan(expand([grid], Registry())).nodes
-    names = {
-        key: " ".join([node.stage, node.config.get("split") or _split(node, nodes)]) for key, node in nodes.items()
-    }
+    names = {key: f"{node.stage} {_split(node, nodes)}".strip() for key, node in nodes.items()}
     ids = {name: f"s{number}" for number, name in enumerate(dict.fromkeys(names.values()))}
     lines = [f'  {number}["{name}"]' for name, number in ids.items()]
     edges = {f"  {ids[names[parent]]} --> {ids[names[key]]}": None
@@ -158,7 +156,8 @@ def stages(dataset: str) -> str:
 
 
 def _split(node: Node, nodes: dict[str, Node]) -> str:
-    labels = nodes[node.parents["labels"]]
+    """Return the split that a stage works on; a training has no need to say its own."""
+    labels = nodes[node.parents["labels"]] if node.parents else node
     return "" if node.stage == "fit" else labels.config["split"]
 
 

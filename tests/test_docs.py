@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from harness.store import Store
-from tests.conftest import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,42 +32,43 @@ def test_every_table_in_the_docs_is_what_its_records_say(page: Path) -> None:
     assert GENERATOR.rewritten(text) == text, "run `python docs/generate.py`"
 
 
+TUTORIAL = ROOT / "docs" / "add-a-method.md"
 PAGES = [ROOT / "CONTRIBUTING.md", *GENERATOR.pages()]
 BLOCK = re.compile(r"^(?:<!-- needs: (.+) -->\n)?```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if any(not needs for needs, *_ in BLOCK.findall(page.read_text("utf-8")))],
-    ids=lambda page: page.name,
-)
-def test_what_the_docs_say_to_type_works(page: Path, tmp_path: Path) -> None:
-    """In an empty folder, one block after the other; a block that needs more than that says so."""
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Return the language and the text of each block that needs no more than an empty folder."""
+    found = BLOCK.findall(page.read_text("utf-8"))
+    return [(language, text) for needs, language, text in found if not needs]
+
+
+def follow(page: Path, folder: Path) -> list[str]:
+    """Do what a page says, in a folder, one block after the other; return what each has printed."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    for needs, language, text in BLOCK.findall(page.read_text("utf-8")):
-        if not needs:
-            command = ["bash", "-euc", text] if language == "sh" else [sys.executable, "-c", text]
-            environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
-            found = subprocess.run(
-                command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
-            )
-            assert found.returncode == 0, f"{text}\n{found.stdout}\n{found.stderr}"
+    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
+    printed = []
+    for language, text in blocks(page):
+        command = ["bash", "-euc", text] if language == "sh" else [sys.executable, "-c", text]
+        found = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+        )
+        assert found.returncode == 0, f"{text}\n{found.stdout}\n{found.stderr}"
+        printed.append(found.stdout)
+    return printed
 
 
-def test_the_tutorial_makes_a_short_method_that_stands_beside_vitpcm(here: Run, tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "add-a-method.md").read_text("utf-8")
-    blocks = {
-        language: [text for _, kind, text in BLOCK.findall(page) if kind == language] for language in ("sh", "python")
-    }
-    (method,) = blocks["python"]
-    assert len(method.splitlines()) < 60
-    (tmp_path / "peak.py").write_text(method)
-    (run,) = [text for text in blocks["sh"] if "test_vit" in text]
-    for line in run.replace("\\\n", " ").splitlines():
-        found = here(*shlex.split(line)[1:])
-        assert found.returncode == 0, found.stderr
-    rows = [line.split()[0] for line in found.stdout.splitlines() if line.strip()]
-    assert {"peak", "vitpcm"} <= set(rows)
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p != TUTORIAL], ids=lambda page: page.name)
+def test_what_the_docs_say_to_type_works(page: Path, tmp_path: Path) -> None:
+    follow(page, tmp_path)
+
+
+def test_the_tutorial_makes_a_short_method_that_stands_beside_vitpcm(tmp_path: Path) -> None:
+    *_, report = follow(TUTORIAL, tmp_path)
+    assert {"peak", "vitpcm"} <= {line.split()[0] for line in report.splitlines() if line.strip()}
+    (shown,) = [text for language, text in blocks(TUTORIAL) if language == "python"]
+    assert (tmp_path / "peak.py").read_text("utf-8") == shown
+    assert len(shown.splitlines()) < 60
 
 
 def test_reference_records_are_small_readable_and_nameless() -> None:
