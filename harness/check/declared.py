@@ -84,7 +84,7 @@ def well_declared(case: Case) -> None:
     Write tuples with a comma, families = ('vit',), and the words that the docstring of Method has.
     """
     plugin = case.plugin
-    for name, words in (("families", ("vit", "cnn")), ("supervision", None)):
+    for name, words in (("families", ("vit", "cnn")), ("supervision", ())):
         value = getattr(plugin, name)
         if not isinstance(value, tuple) or not all(isinstance(word, str) for word in value):
             raise BrokenContractError(f"`{name}` is {value!r}, not a tuple of words")
@@ -105,9 +105,8 @@ def has_defaults(case: Case) -> None:
     if not issubclass(case.plugin.Params, base):
         raise BrokenContractError(f"`Params` is no subclass of harness.{base.__name__}")
     required = [name for name, field in case.plugin.Params.model_fields.items() if field.is_required()]
-    if required and not case.registry.names(case.entry.name if case.entry.kind == "refiner" else "backbone"):
-        raise BrokenContractError(f"no default for {', '.join(required)}")
-    if required and case.entry.kind == "method":
+    has_presets = case.entry.kind == "refiner" and case.registry.names(case.entry.name)
+    if required and not has_presets:
         raise BrokenContractError(f"no default for {', '.join(required)}")
     if not required:
         params = case.plugin.Params()

@@ -91,6 +91,13 @@ def test_nothing_to_check_is_an_error(
         suites(target)
 
 
+def test_a_folder_that_is_no_package_does_not_hide_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pamr").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (suite,) = suites("pamr")
+    assert suite.case.entry.origin == "built-in"
+
+
 def test_the_command_names_each_check_and_says_what_mends_it(here: Run, tmp_path: Path) -> None:
     write(tmp_path, GOOD["refiner"].replace("return sharp / sharp.sum(0)", "return sharp"))
     found = here("check", "plugin.py")
