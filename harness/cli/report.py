@@ -98,9 +98,7 @@ def _judge(names: list[str], found: pd.DataFrame, registry: Registry, store: Sto
     return verdicts(scores, found, registry, store)
 
 
-def _tables(
-    found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry: Registry, store: Store
-) -> list[Table]:
+def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry: Registry, store: Store) -> list[Table]:
     from harness.report.foreground import foreground
     from harness.report.sensitivity import sensitivity
     from harness.report.tables import comparison, unfinished
