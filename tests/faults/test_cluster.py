@@ -74,6 +74,7 @@ def test_an_address_where_nothing_answers(tmp_path: Path, address: str, problem:
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_node_that_leaves_takes_nothing_with_it(tmp_path: Path, cluster: Cluster) -> None:
     leaving = cluster.add_node(num_cpus=1)
     plugin = tmp_path / "slow.py"

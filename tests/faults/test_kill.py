@@ -72,6 +72,7 @@ def test_a_killed_worker_is_replaced_and_the_stage_goes_on(tmp_path: Path, undis
     assert outcome(results) == undisturbed
 
 
+@pytest.mark.slow
 def test_two_runs_of_the_same_cells_at_once_share_the_work(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     with start(tmp_path) as first, start(tmp_path) as second:
         said = [driver.communicate(timeout=280)[1] for driver in (first, second)]
