@@ -33,7 +33,8 @@ def test_every_table_in_the_docs_is_what_its_records_say(page: Path) -> None:
 
 
 TUTORIAL = ROOT / "docs" / "add-a-method.md"
-PAGES = [ROOT / "CONTRIBUTING.md", *GENERATOR.pages()]
+ELSEWHERE = ROOT / "docs" / "datasets.md"  # tried in tests/data/test_prepare_docs.py, on small archives
+PAGES = [ROOT / "CONTRIBUTING.md", *(page for page in GENERATOR.pages() if page != ELSEWHERE)]
 BLOCK = re.compile(r"^(?:<!-- needs: (.+) -->\n)?```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

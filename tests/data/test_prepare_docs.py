@@ -15,18 +15,18 @@ from tests.data.test_prepare_voc import AUG
 from tests.data.test_prepare_voc import COUNTS as VOC_COUNTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
-BLOCK = re.compile(r"```sh\n(.*?)```\n(<!-- needs: [^>]+ -->)?", re.DOTALL)
+BLOCK = re.compile(r"^(<!-- needs: [^>]+ -->\n)?```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[list[str]]:
     """The commands that need no official archive."""
     blocks = BLOCK.findall(PAGE.read_text("utf-8"))
-    return [shlex.split(line, comments=True) for text, needs in blocks if not needs for line in text.splitlines()]
+    return [shlex.split(line, comments=True) for needs, text in blocks if not needs for line in text.splitlines()]
 
 
 def test_the_page_marks_what_cannot_be_tried() -> None:
     blocks = BLOCK.findall(PAGE.read_text("utf-8"))
-    assert sum(bool(needs) for _, needs in blocks) == 2
+    assert sum(bool(needs) for needs, _ in blocks) == 2
     assert len(commands()) == 8
 
 
