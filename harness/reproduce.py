@@ -22,9 +22,9 @@ def command_of(record: dict[str, Any]) -> list[str]:
     words += ["--seeds", str(spec["seed"])]
     if not spec["dataset"].startswith("toy"):
         words += ["--root", "FOLDER"]
-    if spec["weights"] != "none" and not spec["checkpoint"]:
+    if spec["weights"] != "none" and not spec.get("checkpoint"):
         words += ["--weights", "FILE" if spec["weights"] == "file" else spec["weights"]]
-    if spec["checkpoint"]:
+    if spec.get("checkpoint"):
         words += ["--checkpoint", "FILE"]
     if spec["limit"]:
         words += ["--limit", str(spec["limit"])]
