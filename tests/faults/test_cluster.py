@@ -93,7 +93,7 @@ def test_a_node_that_leaves_takes_nothing_with_it(tmp_path: Path, cluster: Clust
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as driver:
-        wait_until(lambda: len(list(tmp_path.glob("results/work/*/progress.json"))) > 2)
+        wait_until(lambda: len(list((tmp_path / "results" / "work").glob("*/progress.json"))) > 2)
         plugin.unlink()  # what was shipped is what counts
         time.sleep(1)
         cluster.remove_node(leaving, allow_graceful=False)
