@@ -170,14 +170,18 @@ class FolderSource:
         return found
 
 
-class ZipSource:
-    """A .zip archive; only stored and deflated files, which cannot unpack to more than their entries say."""
+@dataclass
+class _Packed:
+    """An archive: where it is, what it may unpack to, the option that raises that, and the wanted prefixes."""
 
-    def __init__(self, path: Path, max_bytes: int, more: str, only: tuple[str, ...]) -> None:
-        self.path = path
-        self.max_bytes = max_bytes
-        self.more = more
-        self.only = only
+    path: Path
+    max_bytes: int
+    more: str
+    only: tuple[str, ...]
+
+
+class ZipSource(_Packed):
+    """A .zip archive; only stored and deflated files, which cannot unpack to more than their entries say."""
 
     def files(self) -> Iterator[File]:
         """Yield its files in the order of its directory; see `Source`."""
@@ -198,14 +202,8 @@ class ZipSource:
                 yield File(name, member.file_size, number / len(members), chunks)
 
 
-class TarSource:
+class TarSource(_Packed):
     """A .tar archive, packed with gzip or not; read from its first byte to its last."""
-
-    def __init__(self, path: Path, max_bytes: int, more: str, only: tuple[str, ...]) -> None:
-        self.path = path
-        self.max_bytes = max_bytes
-        self.more = more
-        self.only = only
 
     def files(self) -> Iterator[File]:
         """Yield its files in their order; see `Source`."""
