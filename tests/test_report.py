@@ -64,6 +64,15 @@ def test_unlike_protocols_never_share_a_table() -> None:
     assert len(comparison(frame([record("vitpcm", 0.5), other_pictures]))) == 2
 
 
+def test_a_score_names_the_records_that_it_comes_from() -> None:
+    refined = record("cam", 0.5, refine="crf:vitpcm")
+    refined["origins"] = {}
+    (table,) = comparison(frame([record("cam", 0.3, 0), record("cam", 0.4, 1), refined]))
+    column = table.columns.index
+    assert table.sources[0, column("val BPM mIoU")] == ["cam0{}", "cam1{}"]
+    assert table.sources[0, column("val +crf:vitpcm")] == [refined["key"]]
+
+
 def test_an_oracle_is_marked_and_never_the_best() -> None:
     oracle = record("sanity-oracle", 0.9)
     oracle["supervision"] = ["masks"]
@@ -99,6 +108,7 @@ def test_cells_without_a_score_say_why() -> None:
     assert [row[2] for row in table.rows] == [
         "RuntimeError: no luck", "no ground truth to score against; its masks are made",
     ]  # fmt: skip
+    assert table.sources == {(0, 3): [failed["key"]], (1, 3): [unscored["key"]]}
 
 
 def test_sensitivity_takes_differences_seed_by_seed_and_only_within_a_training() -> None:

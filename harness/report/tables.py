@@ -28,6 +28,8 @@ class Table:
     bold : set of tuple
         (row, column) of the best scores.
     notes : list of str
+    sources : dict
+        (row, column) of a score: the keys of the records that it comes from.
     """
 
     title: str
@@ -35,6 +37,7 @@ class Table:
     rows: list[list[str]]
     bold: set[tuple[int, int]] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    sources: dict[tuple[int, int], list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,7 +78,8 @@ def unfinished(results: pd.DataFrame) -> Table | None:
         [row.title, row.status, row.reason or "no ground truth to score against; its masks are made", row.key[:8]]
         for row in bad.itertuples()
     ]
-    return Table("Not scored", ["cell", "status", "reason", "record"], rows)
+    sources = {(number, 3): [key] for number, key in enumerate(bad.key)}
+    return Table("Not scored", ["cell", "status", "reason", "record"], rows, sources=sources)
 
 
 def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
@@ -108,6 +112,8 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
         )
     for column, score in enumerate(scores, len(about)):
         _embolden(table, rows, column, score)
+        for number, row in enumerate(rows):
+            table.sources[number, column] = list(row.records.key[_select(row.records, score).index])
     table.notes = [*_protocol_notes(dataset, group, splits, registry), *marks.notes]
     return table
 
