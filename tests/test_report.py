@@ -73,6 +73,14 @@ def test_a_score_names_the_records_that_it_comes_from() -> None:
     assert table.sources[0, column("val +crf:vitpcm")] == [refined["key"]]
 
 
+def test_whole_and_limited_splits_stand_in_rows_of_their_own() -> None:
+    limited = record("cam", 0.3, 1)
+    limited["spec"]["limit"] = 24
+    (table,) = comparison(frame([record("cam", 0.4), limited]))
+    assert [row[0] for row in table.rows] == ["cam", "cam [a]"]
+    assert table.notes[-1] == "[a] only the first 24 pictures of each split"
+
+
 def test_an_oracle_is_marked_and_never_the_best() -> None:
     oracle = record("sanity-oracle", 0.9)
     oracle["supervision"] = ["masks"]

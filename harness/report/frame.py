@@ -36,7 +36,9 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
 def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Return records as a table; see `load_results`."""
     rows = [row for record in records for row in _rows(record)]
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    table["limit"] = pd.Series([row["limit"] for row in rows], dtype=object)  # a number or None, never NaN
+    return table
 
 
 def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
