@@ -44,6 +44,7 @@ DOORS = {
     "mmseg": set(),
     "mmengine": set(),
     "mmcv": set(),
+    "jinja2": {"harness.report.html"},
     "matplotlib": {"harness.report.figures.canvas"},
     "scipy": {"harness.data.prepare.voc"},
     "pycocotools": {"harness.data.prepare.coco"},
@@ -153,6 +154,7 @@ def test_the_wheel_holds_every_module_and_config_and_nothing_generic(wheel: zipf
     }
     assert {name.removeprefix("harness/configs/") for name in names if name.endswith((".yaml", ".txt"))} == configs
     assert "harness/py.typed" in names
+    assert {f"harness/report/page.{kind}" for kind in ("html.j2", "css", "js")} <= names
 
 
 @pytest.mark.slow

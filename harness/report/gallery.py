@@ -39,42 +39,52 @@ def draw(results: pd.DataFrame, dataset: Dataset, split: str, store: Store, path
     bool
         False if no method has its artefacts any more.
     """
-    cells = [_kept(group, split, store) for group in _best(results[results.split == split])]
-    cells = [cell for cell in cells if cell]
+    cells = kept_cells(results[results.split == split], split, store)
     if not cells:
         return False
     base = next(iter(cells[0].values()))
-    chosen = _choose(base, count)
+    chosen = choose(base, count)
     lines = [_panels(cells, dataset, image_id) for image_id in chosen]
     save(draw_panels(lines, chosen, dataset.classes, width=1.35 * len(lines[0])), path)
     return True
 
 
-def _best(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return, for the best methods, the records of their best settings and first seed: one per refiner."""
+def kept_cells(rows: pd.DataFrame, split: str, store: Store) -> list[dict[str, Kept]]:
+    """Return what the best settings of each method have kept, with their first seed.
+
+    Returns
+    -------
+    list of dict
+        For each method, best first: by what is written over its masks, BPM before refined ones.
+    """
     rows = rows[~rows.method.str.startswith("sanity") & (rows.seed == rows.seed.min())]
     groups = [group for _, group in rows.groupby(["method", "backbone", rows.settings.astype(str)], sort=True)]
     best: dict[tuple[str, str], pd.DataFrame] = {}
     for group in sorted(groups, key=lambda group: -group.miou.max()):
         best.setdefault((group.method.iloc[0], group.backbone.iloc[0]), group)
-    return list(best.values())[:METHODS]
+    shown = dict(list(best.items())[:METHODS])
+    several = len({method for method, _ in shown}) < len(shown)
+    cells = [
+        _kept(group, f"{method} {backbone}" if several else method, split, store)
+        for (method, backbone), group in shown.items()
+    ]
+    return [cell for cell in cells if cell]
 
 
-def _kept(group: pd.DataFrame, split: str, store: Store) -> dict[str, Kept]:
-    """Return what the cells of a method have kept, by what is written over their masks; BPM first."""
-    kept = {}
-    for row in group.sort_values("refine", key=lambda column: column != "none").itertuples():
-        title = f"{row.method} BPM" if row.refine == "none" else f"{row.method} +{row.refine.partition(':')[0]}"
-        with suppress(UnusableArtefactError):
-            kept[title] = Kept(row.record, split, store)
-    return kept
-
-
-def _choose(kept: Kept, count: int) -> list[str]:
+def choose(kept: Kept, count: int) -> list[str]:
+    """Return pictures of a split: spread evenly over the quarter that shows the most classes."""
     classes = np.array([len(kept.present(image_id)) for image_id in kept.ids])
     busiest = np.argsort(-classes, kind="stable")[: max(count, len(classes) // 4)]
     chosen = busiest[np.linspace(0, len(busiest) - 1, min(count, len(busiest))).astype(int)]
     return [kept.ids[number] for number in sorted(chosen)]
+
+
+def _kept(group: pd.DataFrame, name: str, split: str, store: Store) -> dict[str, Kept]:
+    kept = {}
+    for row in group.sort_values("refine", key=lambda column: column != "none").itertuples():
+        with suppress(UnusableArtefactError):
+            kept[f"{name} BPM" if row.refine == "none" else f"{name} +{row.refine}"] = Kept(row.record, split, store)
+    return kept
 
 
 def _panels(cells: list[dict[str, Kept]], dataset: Dataset, image_id: str) -> list[Panel | None]:
@@ -99,5 +109,5 @@ def _heats(cell: dict[str, Kept], image_id: str, base: np.ndarray) -> list[Panel
     except UnusableArtefactError:
         heats = {}
     names = [name for name in kept.present(image_id) if name in heats][:HEATMAPS]
-    found = [heated(base, heats[name], f"{title.split()[0]}: {name}") for name in names]
+    found = [heated(base, heats[name], f"{title.rpartition(' ')[0]}: {name}") for name in names]
     return [*found, *[None] * (HEATMAPS - len(found))]

@@ -1,0 +1,216 @@
+"""One page with everything: it needs no network, and without JavaScript its tables are still tables."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from harness.files import write_atomic
+from harness.report.drawers import drawers
+from harness.report.pictures import Picture, Shown, beside, embedded
+from harness.report.tables import Table, forbidden, protocol_name, unfinished
+from harness.strict import canonical
+
+EMBEDDED = 36  # pictures that stand in the page itself; the others are files beside it
+
+_HERE = Path(__file__).parent
+_NUMBER = re.compile(r"[+\-−]?\d")
+_NOTHING = ("", "–", "not run")
+_TONES = {
+    "done": "good", "match": "good", "within": "good", "failed": "bad", "oom": "bad", "timeout": "bad", "off": "bad",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell of a table: its text, in numeric columns what follows the number, and what it links to."""
+
+    text: str
+    rest: str
+    link: str
+    bold: bool
+    tone: str
+    badges: list[str]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A table on the page."""
+
+    anchor: str
+    title: str
+    columns: list[tuple[str, bool]]
+    rows: list[list[_Cell]]
+    notes: list[str]
+    badges: list[str]
+    scored: bool
+
+
+class _Tips:
+    """Badges by their anchor: what stands on them, and what they say when somebody points at them."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, dict[str, Any]] = {}
+        self._anchors: dict[str, str] = {}
+
+    def protocol(self, record: dict[str, Any]) -> str:
+        """Return the anchor of a record's protocol, which is a badge without its refiner."""
+        apart = ("name", "summary", "source", "refine")
+        protocol = record["spec"]["protocol"]
+        fields = _flat({name: value for name, value in protocol.items() if name not in apart})
+        label = protocol_name(record).removeprefix("protocol ")
+        return self._anchor(label, "protocol", [protocol.get("summary", ""), protocol.get("source", "")], fields)
+
+    def warning(self, record: dict[str, Any]) -> list[str]:
+        """Return the anchor of a warning, if ground truth was used beyond the image labels of training splits."""
+        texts = forbidden(record) if "ground_truth" in record else []
+        return [self._anchor("ground truth", "warning", texts, {})] if texts else []
+
+    def _anchor(self, label: str, kind: str, texts: list[str], fields: dict[str, str]) -> str:
+        tip = {"label": label, "kind": kind, "texts": [text for text in texts if text], "fields": fields}
+        anchor = self._anchors.setdefault(canonical(tip), f"tip-{len(self.all) + 1}")
+        self.all[anchor] = tip
+        return anchor
+
+
+def write_page(path: Path, title: str, tables: list[Table], results: pd.DataFrame, pictures: Iterable[Picture]) -> None:
+    """Write tables, records and pictures as one HTML page; the same input gives the same bytes.
+
+    Parameters
+    ----------
+    path : Path
+        The page. Pictures after the first 36 are written to the folder `STEM-pictures` beside it, and loaded when
+        somebody looks at them.
+    title : str
+    tables : list of Table
+        Cells that were not scored need no table here: the page makes one from `results`.
+    results : DataFrame
+        As `load_results` gives it; the records that the tables' scores come from.
+    pictures : iterable of Picture
+        Those with the same caption stand together.
+    """
+    records = {record["key"]: record for record in results.record}
+    tips = _Tips()
+    taken: set[str] = set()
+    sections = [_section(table, records, tips, taken) for table in tables]
+    left = unfinished(results)
+    folder = path.with_name(f"{path.stem}-pictures")
+    galleries: dict[str, list[Shown]] = {}
+    for number, picture in enumerate(pictures):
+        shown = embedded(picture) if number < EMBEDDED else beside(picture, folder, number)
+        galleries.setdefault(shown.caption, []).append(shown)
+    script = (_HERE / "page.js").read_text("utf-8")
+    page = _environment().get_template("page.html.j2").render(
+        title=title,
+        summary=_summary(list(records.values()), tips),
+        sections=sections,
+        left=_section(left, records, tips, taken) if left else None,
+        galleries=[(caption, _overlays(shown), shown) for caption, shown in galleries.items()],
+        tips=tips.all,
+        records=drawers(records.values()),
+        style=(_HERE / "page.css").read_text("utf-8"),
+        script=script,
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+    )  # fmt: skip
+    write_atomic(path, page)
+
+
+def _environment() -> Environment:
+    """Return where templates come from: everything put into them is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
+    return environment
+
+
+def _summary(records: list[dict[str, Any]], tips: _Tips) -> dict[str, Any]:
+    """Return what the head of the page says of all records."""
+
+    def names(field: str) -> list[str]:
+        return sorted({str(record["spec"][field]) for record in records})
+
+    states = Counter(record["status"] for record in records)
+    return {
+        "cells": len(records),
+        "states": [(state, number, _tone(state)) for state, number in states.most_common()],
+        "facts": {name: names(name[:-1]) for name in ("methods", "backbones", "datasets", "seeds")},
+        "protocols": list(dict.fromkeys(tips.protocol(record) for record in records)),
+        "warnings": sum(bool(tips.warning(record)) for record in records),
+        "last": max((record["ended"] for record in records), default=""),
+    }
+
+
+def _section(table: Table, records: dict[str, dict[str, Any]], tips: _Tips, taken: set[str]) -> _Section:
+    numeric = [_numeric([row[column] for row in table.rows]) for column in range(len(table.columns))]
+    rows = []
+    badges: dict[str, None] = {}
+    scored = False
+    for number, row in enumerate(table.rows):
+        sources = [table.sources.get((number, column), []) for column in range(len(row))]
+        known = [records[key] for key in dict.fromkeys(key for keys in sources for key in keys) if key in records]
+        badges |= dict.fromkeys(tips.protocol(record) for record in known)
+        scored = scored or any(record.get("metrics") for record in known)
+        warnings = list(dict.fromkeys(tip for record in known for tip in tips.warning(record)))
+        cells = []
+        for column, text in enumerate(row):
+            head, space, rest = text.partition(" ") if numeric[column] and _NUMBER.match(text) else (text, "", "")
+            linked = sources[column] or ([] if column else [record["key"] for record in known])
+            cells.append(
+                _Cell(
+                    head, space + rest, urlencode([("record", key) for key in linked if key in records]),
+                    (number, column) in table.bold,
+                    _tone(text) if table.columns[column] in ("status", "verdict") else "",
+                    [] if column else warnings,
+                )
+            )  # fmt: skip
+        rows.append(cells)
+    anchor = _slug(table.title, taken)
+    columns = list(zip(table.columns, numeric, strict=True))
+    return _Section(anchor, table.title, columns, rows, table.notes, list(badges), scored)
+
+
+def _numeric(texts: list[str]) -> bool:
+    """Return whether a column holds numbers, whatever follows them."""
+    told = [text for text in texts if text not in _NOTHING]
+    return bool(told) and all(_NUMBER.match(text) for text in told)
+
+
+def _tone(text: str) -> str:
+    return _TONES.get(text.partition(" ")[0], "plain")
+
+
+def _slug(title: str, taken: set[str]) -> str:
+    """Return an anchor that no other table of the page has."""
+    stem = "table-" + re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    slug = next(name for name in (stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3))) if name not in taken)
+    taken.add(slug)
+    return slug
+
+
+def _overlays(shown: list[Shown]) -> list[str]:
+    return list(dict.fromkeys(name for picture in shown for name, _ in picture.overlays))
+
+
+def _flat(fields: dict[str, Any]) -> dict[str, str]:
+    """Return the fields that say something as text, those of a mapping each on its own."""
+    flat: dict[str, str] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": text for inner, text in _flat(value).items()}
+        elif isinstance(value, bool):
+            flat[name] = "yes" if value else "no"
+        elif value not in ("", [], None):
+            flat[name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return flat
