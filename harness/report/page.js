@@ -104,11 +104,6 @@ filter.addEventListener("input", narrow);
 
 const LINES = 50;
 
-function labelOf(one) {
-  const limit = one.limit ? `, first ${one.limit}` : "";
-  return `${one.title}${limit}`;
-}
-
 function bar(share) {
   return make("span", { class: "bar", style: `--share: ${100 * (share ?? 0)}%` }, percent(share));
 }
@@ -132,7 +127,8 @@ function listClasses(table) {
   for (const one of lines) {
     const scores = one.splits[chosen];
     if (!scores) continue;
-    const link = make("a", { href: `#${new URLSearchParams({ record: one.key })}` }, labelOf(one));
+    const label = one.limit ? `${one.title}, first ${one.limit}` : one.title;
+    const link = make("a", { href: `#${new URLSearchParams({ record: one.key })}` }, label);
     const cells = [scores.miou, ...scores.iou].map((share) => make("td", { class: "n" }, bar(share)));
     body.append(make("tr", {}, make("th", { scope: "row" }, link), ...cells));
   }
