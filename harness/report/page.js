@@ -313,7 +313,6 @@ function choose(keys, chosen) {
     });
   }
   drawer.replaceChildren(head, others, ...describe(one));
-  drawer.scrollTop = 0;
 }
 
 function route() {
@@ -325,6 +324,7 @@ function route() {
   hideTip();
   choose(keys, 0);
   if (!drawer.open) drawer.showModal();
+  drawer.scrollTop = 0;
 }
 
 drawer.addEventListener("click", (event) => event.target === drawer && drawer.close());

@@ -132,12 +132,14 @@ def test_a_score_opens_the_record_that_it_comes_from(show: Open, report: Path) -
         assert expected in text
     drawer.get_by_text("IoU per class").click()
     assert drawer.locator(".bar").count() == 2 * 5
+    drawer.evaluate("one => one.scrollTo(0, 500)")
     tab.keyboard.press("Escape")
     assert not drawer.is_visible()
     assert tab.evaluate("document.activeElement.getAttribute('href')") == link.get_attribute("href")
     assert "#" not in tab.url
     link.click()
     assert drawer.is_visible()
+    assert drawer.evaluate("one => one.scrollTop") == 0
 
 
 def test_a_row_of_several_records_offers_each_and_an_address_opens_one(show: Open, report: Path) -> None:
