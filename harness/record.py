@@ -17,14 +17,15 @@ LOG_LINES = 5  # of what a stage has printed
 def record_of(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
     """Return the record of a cell whose stages are all there."""
     artefacts = [store.need(plan.nodes[key].stage, key) for key in planned.nodes]
-    parameters = next((a.json("parameters.json") for a in artefacts if a.stage == "fit"), None)
+    fitted = next((a for a in artefacts if a.stage == "fit"), None)
     return _base(planned, "done") | {
         "metrics": {
             split: split_metrics(store, place, planned.cell.spec.protocol.metric)
             for split, place in planned.artefacts["splits"].items()
             if "evaluate" in place
         },
-        "parameters": parameters,
+        "parameters": fitted.json("parameters.json") if fitted else None,
+        "curves": fitted.json("curves.json") if fitted else [],
         "choice": next((a.json("choice.json") for a in artefacts if a.stage == "select"), None),
         "artefacts": planned.artefacts,
         "stages": [_stage(a) for a in artefacts],

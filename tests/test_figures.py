@@ -98,9 +98,7 @@ def add(
     Confusions.gather(counted, 3).save(folder / "confusion.npy")
     files = {"confusion.npy": (folder / "confusion.npy").read_bytes(), "ids.json": json.dumps(list(masks)).encode()}
     publish(store, "evaluate", made, files)
-    if store.artefact("fit", model) is None:
-        curves = [{"epoch": epoch, "lr": 0.1, "bce": loss} for epoch, loss in enumerate(losses, 1)]
-        publish(store, "fit", model, {"curves.json": json.dumps(curves).encode()})
+    if store.artefact("curve", model) is None:
         curve = {"pxap": 0.25, "ap": [0.2, 0.3], "sweep": list(sweep), "threshold": 0.0}
         publish(store, "curve", model, {"curve.json": json.dumps(curve).encode()})
         maps = {f"map:{image_id}": np.array([[[4, 0]], [[1, 2]], [[0, 8]]], np.float16) for image_id in masks}
@@ -110,7 +108,13 @@ def add(
         "labels": digest("labels"), "score": model, "curve": model, "mask": [made], "evaluate": [made],
     }  # fmt: skip
     done = record(method, 0.5, seed, "tiny", refine=refine)
-    done |= {"key": made, "classes": list(Tiny.classes), "artefacts": {"fit": model, "splits": {"val": place}}}
+    curves = [{"epoch": epoch, "lr": 0.1, "bce": loss} for epoch, loss in enumerate(losses, 1)]
+    done |= {
+        "curves": curves,
+        "key": made,
+        "classes": list(Tiny.classes),
+        "artefacts": {"fit": model, "splits": {"val": place}},
+    }
     store.write_record(done | {"metrics": {"val": split_metrics(store, place, "pooled")}})
 
 
@@ -163,7 +167,7 @@ def test_several_seeds_are_a_mean_with_a_band_and_one_is_a_thin_line(store: Stor
     add(store, "vitpcm", GOOD, 1, "crf:vitpcm")  # the same training
     add(store, "cam", BAD, losses=[0.9, 0.5, 0.4])
     add(store, "dino", BAD)
-    result = learning_curves(rows(store), store, tmp_path / "learning")
+    result = learning_curves(rows(store), tmp_path / "learning")
     loss, rate = drawn(result).axes[:2]
     assert (loss.get_title(), rate.get_title()) == ("loss: bce", "learning rate")
     lines = {line.get_label(): line for line in loss.lines}
@@ -175,6 +179,14 @@ def test_several_seeds_are_a_mean_with_a_band_and_one_is_a_thin_line(store: Stor
     low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     assert (low, high) == pytest.approx((0.4 - 0.08**0.5, 0.7 + 0.02**0.5))  # ± std of 0.6, 0.2 and of 0.8, 0.6
     assert result.left_out == ("does not train: dino",)
+
+
+def test_a_record_of_a_time_without_curves_is_left_out_of_them(store: Store, tmp_path: Path) -> None:
+    add(store, "vitpcm", GOOD, losses=[0.8, 0.6])
+    found = rows(store)
+    for one in found.record:
+        del one["curves"]
+    assert learning_curves(found, tmp_path / "learning").left_out == ("recorded without its curves: vitpcm",)
 
 
 def test_threshold_curves_peak_where_their_dot_is(store: Store, tmp_path: Path) -> None:
@@ -346,11 +358,11 @@ FIGURES: dict[str, Figure] = {
     "heatmaps": lambda found, data, store, path: heatmaps_figure(found, data, store, path, "val"),
     "qualitative": lambda found, data, store, path: qualitative_figure(found, data, store, path, "val"),
     "extremes": lambda found, data, store, path: extreme_pictures(found, data, store, path, "val"),
-    "learning": lambda found, _, store, path: learning_curves(found, store, path),
+    "learning": lambda found, _, store, path: learning_curves(found, path),
     "thresholds": lambda found, _, store, path: threshold_curves(found, store, path, "val"),
     "confusion": lambda found, _, store, path: confusion_matrix(found, store, path, "val"),
 }
-FROM_RECORDS = {"parameters", "bars"}
+FROM_RECORDS = {"parameters", "bars", "learning"}
 
 
 @pytest.mark.parametrize("name", FIGURES)

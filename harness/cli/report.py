@@ -30,31 +30,34 @@ def command(
     root: Annotated[
         Path | None, typer.Option(help="Folder of the dataset, for the pictures.", envvar="WSSS_HARNESS_ROOT")
     ] = None,
-    pictures: Annotated[int, typer.Option(help="Pictures in a figure of pictures; 0 draws none.", min=0)] = 4,
+    pictures: Annotated[int, typer.Option(help="Pictures in a figure; 0 shows none, nor on the page.", min=0)] = 4,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Whether figures are drawn.")] = True,
-    formats: Annotated[str, typer.Option("--format", help="Of the files: md,latex,csv,json.")] = "md",
+    formats: Annotated[str, typer.Option("--format", help="Of the files: md,html,latex,csv,json.")] = "md,html",
     strict: Annotated[bool, typer.Option("--strict", help="Status 1 if a score is off its published one.")] = False,
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Print and write tables and figures.
 
-    The tables of an experiment of the paper say what was published beside what was measured.
+    The tables of an experiment of the paper say what was published beside what was measured. `report.html` is one page
+    with everything, for a browser; it needs no network.
     """
     from harness.errors import UserError, closest
     from harness.files import write_atomic
     from harness.registry import Registry
-    from harness.report.album import album
-    from harness.report.formats import FORMATS, show
+    from harness.report.album import album, pictures_of_all
+    from harness.report.formats import FORMATS, figure_markdown, show
     from harness.report.frame import frame
+    from harness.report.html import write_page
+    from harness.report.tables import unfinished
     from harness.report.verdicts import OFF
     from harness.spec import experiment
     from harness.store import Store
 
     chosen_formats = split_commas(formats) or ()
     for name in chosen_formats:
-        if name not in FORMATS:
-            raise UserError(f"--format {name}: {closest(name, FORMATS)}")
+        if name not in ("html", *FORMATS):
+            raise UserError(f"--format {name}: {closest(name, ['html', *FORMATS])}")
     registry = Registry(plugins or ())
     store = Store(results)
     found = frame(store.records())
@@ -70,17 +73,25 @@ def command(
         print_json(list(found.drop_duplicates("key").record))
         return
     tables = _tables(found, kind, judged, registry, store)
-    for table in tables:
+    left = unfinished(found)
+    every = [*tables, *([left] if left else [])]
+    for table in every:
         show(table, output())
         output().print()
     folder, console = out or results / "report", messages()
-    written = {name: text for made in chosen_formats for name, text in FORMATS[made](tables).items()}
     drawn = _draw(album(found, kind, registry, store, folder, root, pictures), console) if figures else []
+    written = {name: text for made in chosen_formats if made != "html" for name, text in FORMATS[made](every).items()}
     if "report.md" in written:
-        written["report.md"] = "\n".join([written["report.md"], *drawn])
+        written["report.md"] = "\n".join([written["report.md"], *map(figure_markdown, drawn)])
     for name, text in written.items():
         write_atomic(folder / name, text)
         console.print(f"written: {folder / name}", highlight=False)
+    if "html" in chosen_formats:
+        title = f"Results of {', '.join(chosen)}" if chosen else "Results"
+        with console.status("writing the page"):
+            shown = pictures_of_all(found, registry, store, root) if pictures else ()
+            write_page(folder / "report.html", title, tables, found, shown, drawn)
+        console.print(f"written: {folder / 'report.html'}", highlight=False)
     if not found.empty:
         console.print(f"next: harness show {found.key.iloc[0][:8]} explains one number", highlight=False)
     off = [verdict for verdict in judged if verdict.word == OFF]
@@ -101,30 +112,28 @@ def _judge(names: list[str], found: pd.DataFrame, registry: Registry, store: Sto
 def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry: Registry, store: Store) -> list[Table]:
     from harness.report.foreground import foreground
     from harness.report.sensitivity import sensitivity
-    from harness.report.tables import comparison, unfinished
+    from harness.report.tables import comparison
     from harness.report.verdicts import published_tables
 
     if kind == "foreground":
         made = foreground(found, store)
     else:
         made = sensitivity(found) if kind == "sensitivity" else comparison(found, registry)
-    left = unfinished(found)
-    return [*published_tables(judged), *made, *([left] if left else [])]
+    return [*published_tables(judged), *made]
 
 
-def _draw(album: Iterator[Drawn], console: Console) -> list[str]:
-    """Draw figures, say what was written and what was left out; return their Markdown."""
-    parts = []
+def _draw(album: Iterator[Drawn], console: Console) -> list[Drawn]:
+    """Draw figures, say what was written and what was left out; return those that there are."""
+    made = []
     with console.status("drawing figures"):
         for drawn in album:
             if drawn.files:
                 console.print(f"written: {' '.join(path.name for path in drawn.files)}", markup=False, highlight=False)
-                parts.append(f"![{drawn.caption}]({drawn.files[0].name})\n\n{drawn.caption}\n")
-                parts += [f"- left out: {reason}\n" for reason in drawn.left_out]
+                made.append(drawn)
             else:
                 why = "; ".join(drawn.left_out) or "nothing to draw"
                 console.print(f"not drawn: {drawn.caption}: {why}", markup=False, highlight=False)
-    return parts
+    return made
 
 
 def _only(found: pd.DataFrame, experiments: list[Experiment], registry: Registry) -> pd.DataFrame:

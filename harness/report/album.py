@@ -13,6 +13,7 @@ from harness.plan import open_dataset
 from harness.registry import Registry
 from harness.report import figures, gallery
 from harness.report.figures import Drawn
+from harness.report.pictures import Picture, pictures_of
 from harness.report.published import published
 from harness.report.sensitivity import shared
 from harness.store import Store
@@ -68,7 +69,7 @@ def _of_protocol(
     split = _last_split(rows)
     yield figures.class_bars(rows, folder / f"classes-{name}", split)
     yield figures.confusion_matrix(rows, store, folder / f"confusion-{name}", split)
-    yield figures.learning_curves(rows, store, folder / f"learning-{name}")
+    yield figures.learning_curves(rows, folder / f"learning-{name}")
     yield figures.threshold_curves(rows, store, folder / f"thresholds-{name}", split)
     if dataset is None:
         return
@@ -78,6 +79,18 @@ def _of_protocol(
     yield figures.heatmaps_figure(rows, dataset, store, folder / f"heatmaps-{name}", split, count=pictures)
     yield figures.qualitative_figure(rows, dataset, store, folder / f"qualitative-{name}", split, count=pictures)
     yield figures.extreme_pictures(rows, dataset, store, folder / f"extremes-{name}", split)
+
+
+def pictures_of_all(found: pd.DataFrame, registry: Registry, store: Store, root: Path | None) -> Iterator[Picture]:
+    """Yield pictures with masks to lay over them, for each dataset and protocol of a report's page.
+
+    A dataset that cannot be opened has none; `album` says why.
+    """
+    for name, rows in found[found.split != ""].groupby("dataset"):
+        dataset, _ = _open(str(name), registry, root)
+        if dataset is not None:
+            for _, own in rows.groupby("protocol"):
+                yield from pictures_of(own, dataset, _last_split(own), store)
 
 
 def _last_split(rows: pd.DataFrame) -> str:

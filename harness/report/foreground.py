@@ -16,6 +16,7 @@ from harness.report.tables import Marks, Table, forbidden, protocol_name
 from harness.store import Store
 from harness.strict import canonical
 
+_ABOUT = ["method", "settings", "backbone", "weights", "seed"]
 _NOTES = [
     "foreground: IoU of all classes as one; with background: the mean of it and the background's IoU",
     "per object: Jaccard of a class's pixels with all of the predicted foreground, mean over classes, then pictures",
@@ -44,7 +45,7 @@ def foreground(results: pd.DataFrame, store: Store) -> list[Table]:
 
 def _table(title: str, group: pd.DataFrame, store: Store) -> Table:
     marks = Marks()
-    columns = ["method", "settings", "backbone", "weights", "seed", "foreground", "with background", "per object"]
+    columns = [*_ABOUT, "foreground", "with background", "per object"]
     table = Table(title, columns, [])
     for _, same in group.groupby([_without_head(row) for row in group.itertuples()], sort=True):
         records = list(same.record)
@@ -53,6 +54,7 @@ def _table(title: str, group: pd.DataFrame, store: Store) -> Table:
             metrics = record["metrics"][split]
             both = (metrics["foreground"] + metrics["iou"][0]) / 2
             scores = [_percent(value) for value in (metrics["foreground"], both, metrics["objects"])]
+            table.sources |= {(len(table.rows), n): [record["key"]] for n in range(len(_ABOUT), len(columns))}
             table.rows.append([*_about(record, marks), *scores])
         heads = [record for record in records if isinstance(record["spec"]["params"].get("heads"), int)]
         if len(heads) > 1:
@@ -60,6 +62,7 @@ def _table(title: str, group: pd.DataFrame, store: Store) -> Table:
             about[1] = f"best head of {len(heads)}"
             best = best_of_heads(heads, split, store)
             told = "needs confusion matrices" if best is None else f"{best:.1f}"
+            table.sources[len(table.rows), len(columns) - 1] = [record["key"] for record in heads]
             table.rows.append([*about, "–", "–", told])
     table.notes = [*_NOTES, *marks.notes]
     return table

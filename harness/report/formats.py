@@ -7,12 +7,16 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from tabulate import tabulate
 
 from harness.report.tables import Table
+
+if TYPE_CHECKING:
+    from harness.report.figures.canvas import Drawn
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -50,6 +54,12 @@ def markdown(table: Table) -> str:
     text = tabulate(cells, table.columns, "pipe", disable_numparse=True)
     notes = "".join(f"\n- {note}" for note in table.notes)
     return f"### {table.title}\n\n{text}\n{notes}\n"
+
+
+def figure_markdown(drawn: Drawn) -> str:
+    """Return a figure that lies beside the text, with what it leaves out."""
+    parts = [f"![{drawn.caption}]({drawn.files[0].name})\n\n{drawn.caption}\n"]
+    return "\n".join([*parts, *(f"- left out: {reason}\n" for reason in drawn.left_out)])
 
 
 def latex(tables: Sequence[Table]) -> str:

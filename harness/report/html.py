@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.files import write_atomic
 from harness.report.drawers import drawers
-from harness.report.pictures import Picture, Shown, beside, embedded
+from harness.report.figures.canvas import Drawn
+from harness.report.pictures import Picture, Shown, beside, data_uri, embedded
 from harness.report.tables import Table, forbidden, protocol_name, unfinished
 from harness.strict import canonical
 
-EMBEDDED = 36  # pictures that stand in the page itself; the others are files beside it
+EMBEDDED = 36  # pictures, and figures, that stand in the page itself; the others are files beside it
 
 _HERE = Path(__file__).parent
 _NUMBER = re.compile(r"[+\-−]?\d")
@@ -83,8 +84,11 @@ class _Tips:
         return anchor
 
 
-def write_page(path: Path, title: str, tables: list[Table], results: pd.DataFrame, pictures: Iterable[Picture]) -> None:
-    """Write tables, records and pictures as one HTML page; the same input gives the same bytes.
+def write_page(
+    path: Path, title: str, tables: list[Table], results: pd.DataFrame, pictures: Iterable[Picture],
+    figures: Iterable[Drawn] = (),
+) -> None:  # fmt: skip
+    """Write tables, records, figures and pictures as one HTML page; the same input gives the same bytes.
 
     Parameters
     ----------
@@ -98,6 +102,8 @@ def write_page(path: Path, title: str, tables: list[Table], results: pd.DataFram
         As `load_results` gives it; the records that the tables' scores come from.
     pictures : iterable of Picture
         Those with the same caption stand together.
+    figures : iterable of Drawn
+        Their files lie in the folder of the page; of those after the first 36 the page loads the files.
     """
     records = {record["key"]: record for record in results.record}
     tips = _Tips()
@@ -115,6 +121,7 @@ def write_page(path: Path, title: str, tables: list[Table], results: pd.DataFram
         summary=_summary(list(records.values()), tips),
         sections=sections,
         left=_section(left, records, tips, taken) if left else None,
+        figures=[_figure(drawn, number < EMBEDDED) for number, drawn in enumerate(f for f in figures if f.files)],
         galleries=[(caption, _overlays(shown), shown) for caption, shown in galleries.items()],
         tips=tips.all,
         records=drawers(records.values()),
@@ -123,6 +130,13 @@ def write_page(path: Path, title: str, tables: list[Table], results: pd.DataFram
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
     write_atomic(path, page)
+
+
+def _figure(drawn: Drawn, embed: bool) -> tuple[str, str, tuple[str, ...]]:
+    """Return where the smaller file of a figure is found, what it shows and what it leaves out."""
+    file = min(drawn.files, key=lambda path: path.stat().st_size)
+    source = data_uri("svg+xml" if file.suffix == ".svg" else "png", file.read_bytes()) if embed else quote(file.name)
+    return source, drawn.caption, drawn.left_out
 
 
 def _environment() -> Environment:

@@ -99,9 +99,14 @@ class Shown:
     legend: list[tuple[str, str]]
 
 
+def data_uri(kind: str, data: bytes) -> str:
+    """Return an image as a URI that holds all of it."""
+    return f"data:image/{kind};base64,{b64encode(data).decode()}"
+
+
 def embedded(picture: Picture) -> Shown:
     """Return a picture as data URIs."""
-    return _shown(picture, lambda layer, kind, data: f"data:image/{kind};base64,{b64encode(data).decode()}")
+    return _shown(picture, lambda layer, kind, data: data_uri(kind, data))
 
 
 def beside(picture: Picture, folder: Path, number: int) -> Shown:

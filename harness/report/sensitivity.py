@@ -49,6 +49,9 @@ def _table(dataset: str, group: pd.DataFrame) -> Table:
         uses = [note for record in group[group.change == change].record for note in forbidden(record)]
         name = (change or f"protocol {BASE}") + marks.of(list(dict.fromkeys(uses)))
         table.rows.append([name, *(column[change] for column in columns.values())])
+        for number, name in enumerate(columns, 1):
+            same = group[(group.change == change) & (group.model + " " + group.split == name)]
+            table.sources[len(table.rows) - 1, number] = list(same.key)
     seeds = ", ".join(str(seed) for seed in sorted(set(group.seed)))
     about = f"mIoU, mean over seeds {seeds}; in brackets the difference from protocol {BASE}"
     table.notes = [about, *spreads, *marks.notes]

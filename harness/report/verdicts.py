@@ -35,6 +35,8 @@ class Verdict:
         `match`, `within tolerance`, `off`, `not comparable`; or why there is nothing: `not run`, `failed: reason`.
     differs : list of str
         In what the two were not scored alike: field, published value, ours.
+    keys : list of str
+        Of the records that were looked at.
     """
 
     score: Score
@@ -42,6 +44,7 @@ class Verdict:
     seeds: list[int]
     word: str
     differs: list[str]
+    keys: list[str]
 
     @property
     def difference(self) -> float | None:
@@ -78,8 +81,9 @@ def _table(rows: list[Verdict]) -> Table:
     caption, marks = rows[0].score.table, Marks()
     columns = ["row", "network", "score", "published", "measured", "difference", "verdict", "seeds"]
     table = Table(f"Table {caption.name} ({caption.publication}): {caption.title}", columns, [])
-    for verdict in rows:
+    for number, verdict in enumerate(rows):
         score = verdict.score
+        table.sources[number, columns.index("measured")] = verdict.keys
         difference = verdict.difference
         about = f"{score.heading} {score.split}" if score.split not in score.heading else score.heading
         table.rows.append([
@@ -106,13 +110,15 @@ def _judge(score: Score, records: list[dict[str, Any]], registry: Registry, stor
     done = [record for record in records if record["status"] == "done" and score.split in record["metrics"]]
     if not done:
         bad = next((record for record in records if record["status"] in _WORST), None)
-        return Verdict(score, [], [], f"{bad['status']}: {bad['reason']}" if bad else "not run", [])
+        why = f"{bad['status']}: {bad['reason']}" if bad else "not run"
+        return Verdict(score, [], [], why, [], [bad["key"]] if bad else [])
+    keys = [record["key"] for record in done]
     by_seed: dict[int, list[dict[str, Any]]] = {}
     for record in done:
         by_seed.setdefault(record["spec"]["seed"], []).append(record)
     measured = {seed: value for seed, own in by_seed.items() if (value := _value(score, own, store)) is not None}
     if not measured:
-        return Verdict(score, [], [], "not run: its heads are not all there", [])
+        return Verdict(score, [], [], "not run: its heads are not all there", [], keys)
     differs = list(dict.fromkeys(text for record in done for text in _differences(score, record, registry)))
     off = abs(fmean(measured.values()) - score.value)
     if differs:
@@ -121,7 +127,7 @@ def _judge(score: Score, records: list[dict[str, Any]], registry: Registry, stor
         word = MATCH
     else:
         word = WITHIN if off <= score.tolerance.points else OFF
-    return Verdict(score, list(measured.values()), list(measured), word, differs)
+    return Verdict(score, list(measured.values()), list(measured), word, differs, keys)
 
 
 def _value(score: Score, records: list[dict[str, Any]], store: Store) -> float | None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright import sync_api as playwright
 
 from harness.report.html import EMBEDDED
 from tests.pages import DEMO, HOSTILE, hostile, many, page, pictures
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: the extra `browser`")
 if CHROMIUM is None:
     pytest.skip("needs Chromium: none is on the path", allow_module_level=True)
 

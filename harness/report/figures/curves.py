@@ -29,35 +29,34 @@ from harness.strict import canonical
 _DOTTED = 20  # a line of fewer points shows them
 
 
-def learning_curves(results: pd.DataFrame, store: Store, path: Path) -> Drawn:
+def learning_curves(results: pd.DataFrame, path: Path) -> Drawn:
     """Draw every loss, and the learning rate, over the epochs: a panel for each, a line for each training.
 
     Parameters
     ----------
     results : DataFrame
         Rows of one dataset, as `load_results` gives them. A training that several rows share is drawn once.
-    store : Store
-        Holds what the trainings wrote down.
     path : Path
         Where to write, without a suffix.
 
     Returns
     -------
     Drawn
-        Left out are trainings whose artefacts are gone, and methods that do not train.
+        Left out are methods that do not train, and records of a time when they held no curves.
     """
     caption = "losses and learning rate over the epochs; several seeds: mean ± a standard deviation"
     left = LeftOut()
     lines: list[tuple[str, dict[str, pd.DataFrame]]] = []
     for series in _once(results, "fit"):
-        read = dict(_read(series, "fit", "curves.json", store, left))
-        tables = {seed: pd.DataFrame(epochs).set_index("epoch") for seed, epochs in read.items() if epochs}
+        curves = {row.seed: row.record.get("curves") for row in series.rows.itertuples()}
+        tables = {seed: pd.DataFrame(epochs).set_index("epoch") for seed, epochs in curves.items() if epochs}
         if tables:
             whole = pd.concat(tables, axis=1)
             names = dict.fromkeys(whole.columns.get_level_values(1))
             lines.append((series.label, {name: whole.xs(name, axis=1, level=1) for name in names}))
-        elif read:
-            left.add("does not train", series.label)
+        else:
+            known = None not in curves.values()
+            left.add("does not train" if known else "recorded without its curves", series.label)
     lines, rest = lines[: len(COLOURS)], lines[len(COLOURS) :]
     left.add(f"below the best {len(COLOURS)}", *(label for label, _ in rest))
     if not lines:
