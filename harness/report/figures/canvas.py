@@ -14,6 +14,7 @@ PAGE = 7.2  # inches across
 SMALL = 7  # points
 
 _DPI = 160
+_NAMED = 12  # of what is left out for one reason
 _METADATA: dict[str, dict[str, None]] = {".png": {"Software": None}, ".svg": {"Creator": None, "Date": None}}
 
 
@@ -70,8 +71,13 @@ class LeftOut:
             self._names.setdefault(reason, {}).update(dict.fromkeys(names))
 
     def lines(self) -> tuple[str, ...]:
-        """Return a line for each reason."""
-        return tuple(f"{reason}: {', '.join(names)}" for reason, names in self._names.items())
+        """Return a line for each reason, with the first few names."""
+        return tuple(f"{reason}: {_some(list(names))}" for reason, names in self._names.items())
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def finish(figure: Any, path: Path, caption: str, left: LeftOut) -> Drawn:
