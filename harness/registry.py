@@ -30,6 +30,7 @@ DATA_KINDS = {
     "protocol": "protocols",
     "experiment": "experiments",
     "published": "published",
+    "deeplab": "deeplab",
 }
 ENTRY_POINT_GROUP = "wsss_harness.plugins"
 _BUILT_IN_PACKAGES = ("wsss_methods", "harness.data")
