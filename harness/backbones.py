@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,8 +179,8 @@ def build_backbone(
     else:
         try:
             net = timm.create_model(identifier, output_stride=stride, **arguments)
-        except TypeError as error:
-            raise UserError(f"timm model '{identifier}' has no output_stride, so no dense features: {error}") from None
+        except (TypeError, AssertionError):
+            raise UserError(f"timm model '{identifier}' has no output_stride {stride}, so no dense features") from None
     if weights.path is not None:
         _load(net, weights.path, identifier)
     return Backbone(net, identifier, kind, stride)
@@ -207,10 +208,21 @@ def _load(net: Any, path: Path, identifier: str) -> None:
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     unexpected = [key for key in unexpected if not key.startswith(tuple(f"{head}." for head in heads))]
-    if missing or unexpected:
-        parts = [f"{what} {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}"
-                 for what, keys in (("lacks", missing), ("has unknown", unexpected)) if keys]  # fmt: skip
-        raise UserError(f"{path.name} does not fit {identifier}: it {' and '.join(parts)}")
+    refuse_misfit(path, identifier, missing, unexpected)
+
+
+def refuse_misfit(path: Path, network: str, missing: Sequence[str], unexpected: Sequence[str]) -> None:
+    """Raise if a network's weights file lacks keys or has unknown ones.
+
+    Raises
+    ------
+    UserError
+        With the first keys of either kind.
+    """
+    parts = [f"{what} {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}"
+             for what, keys in (("lacks", missing), ("has unknown", unexpected)) if keys]  # fmt: skip
+    if parts:
+        raise UserError(f"{path.name} does not fit {network}: it {' and '.join(parts)}")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

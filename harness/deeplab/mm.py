@@ -1,22 +1,24 @@
 """The only door to mmsegmentation, mmengine and mmcv: what this package takes from them, importable anywhere.
 
 Read and tried with onedl-mmengine 0.10.12, onedl-mmcv 2.3.6 and onedl-mmsegmentation 1.4.2. `import mmcv.ops` would
-fail there (no compiled part): nothing here needs it.
+fail there (no compiled part), of which they warn: nothing here needs it.
 """
 
 from __future__ import annotations
+
+import warnings
 
 from harness.errors import EnvironmentUnfitError
 from harness.torchvision_ops import ensure_importable
 
 ensure_importable()
 try:
-    from mmseg.models.backbones import ResNet, ResNetV1c
-    from mmseg.models.data_preprocessor import SegDataPreProcessor
-    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-    from mmseg.models.segmentors import EncoderDecoder
-    from mmseg.registry import MODELS
-    from mmseg.structures import SegDataSample
+    with warnings.catch_warnings(action="ignore"):
+        from mmengine.model import BaseModule, initialize
+        from mmseg.models.backbones import ResNet
+        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+        from mmseg.models.segmentors import EncoderDecoder
+        from mmseg.registry import MODELS
 except ImportError as error:
     raise EnvironmentUnfitError(
         f"verification needs mmsegmentation, which does not import ({error}): "
@@ -26,9 +28,8 @@ except ImportError as error:
 __all__ = [
     "MODELS",
     "BaseDecodeHead",
+    "BaseModule",
     "EncoderDecoder",
     "ResNet",
-    "ResNetV1c",
-    "SegDataPreProcessor",
-    "SegDataSample",
+    "initialize",
 ]

@@ -61,8 +61,8 @@ class Recipe(Frozen):
         Which ResNet: `caffe` strides in a block's first 1x1 convolution, and its stem's pool rounds up; `torchvision`
         strides in the 3x3; `v1c` has three 3x3 convolutions for a stem. Weights of one are no weights of another.
         None for timm's networks.
-    first_block : {"dilated", "plain"}
-        Whether the first block of a dilated stage of a ResNet is dilated as the stage's others are, or not at all.
+    first_block : {"dilated", "halved", "plain"}
+        How the first block of a dilated stage of a ResNet is dilated: as the stage's others, half as much, or not.
     init : {"imagenet", "coco", "random", "file"}
         What the backbone starts from. The head always starts from N(0, 0.01).
     pixels : Pixels or None
@@ -107,7 +107,7 @@ class Recipe(Frozen):
     source: str
     backbone: str
     style: Literal["caffe", "torchvision", "v1c"] | None = None
-    first_block: Literal["dilated", "plain"] = "dilated"
+    first_block: Literal["dilated", "halved", "plain"] = "dilated"
     init: Literal["imagenet", "coco", "random", "file"]
     pixels: Pixels | None = None
     msc: Scales = (1.0, 0.75, 0.5)
