@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from harness.plan import Plan, Planner
 
 
+_TESTING = ("test_scales", "test_flip", "refine")  # what a recipe says of the test: nothing is trained anew for it
+
+
 class CellGraph:
     """Adds the stages of a cell to a plan, each when it is asked for.
 
@@ -44,7 +47,9 @@ class CellGraph:
         self.checkpoint = planner.checkpoint(cell.checkpoint) if cell.checkpoint else None
         self.version = planner.registry.source_version("method", self.spec.method)
         self.background = effective_background(self.method, self.protocol)
-        self.refiner = refiner_config(planner.registry, self.protocol)
+        self.refiner = refiner_config(planner.registry, self.protocol.refine)
+        self.start = planner.verifier(self.spec.verifier, cell.verify_weights)
+        self.splits = tuple(dict.fromkeys([*self.protocol.eval_splits, *self._mask_splits()]))
         self.title = f"{self.spec.method} {self.spec.backbone} s{self.spec.seed}".replace(" none", "")
         self.resources = known({**self.method.resources, **self.cell.resources})
         self.keys: list[str] = []
@@ -61,7 +66,7 @@ class CellGraph:
         for split in self.protocol.eval_splits:
             score = self.score(split)
             place: dict[str, Any] = {"labels": self.labels(split).key, "score": score.key}
-            masks = [self.mask(split, shard, score) for shard in range(self._shards(split))]
+            masks = self.masks(split)
             place["mask"] = [mask.key for mask in masks]
             if self.dataset.has_masks:
                 place["evaluate"] = [self.evaluate(split, mask).key for mask in masks]
@@ -69,12 +74,20 @@ class CellGraph:
                     place["curve"] = self.curve(split, score).key
             splits[split] = place
         model = {} if self.method.external else {node.stage: node.key for node in self.model}
+        if self.spec.verifier:
+            verify = self.verify()
+            model[verify.stage] = verify.key
+            for split, place in splits.items():
+                segments = [self.segment(split, shard, verify) for shard in range(self._shards(split))]
+                place["segment"] = [segment.key for segment in segments]
+                if self.dataset.has_masks:
+                    place["verification"] = [self.evaluate(split, segment).key for segment in segments]
         return {"fit": None, **model, "splits": splits}
 
     def about(self) -> dict[str, Any]:
         """Return what the record says beside the spec."""
         splits = self.protocol.eval_splits
-        gating = {split: self.gating(split) for split in splits}
+        gating = {split: self.gating(split) for split in self.splits}
         weights = self.weights
         nodes = [self.plan.nodes[key] for key in self.keys]
         return {
@@ -98,6 +111,7 @@ class CellGraph:
                 "pixels": {split: self.index(split).mask_digest for split in splits if self.dataset.has_masks},
             },
             "pictures": {split: len(self.index(split).ids) for split in splits},
+            **({"verifier": self._verifier()} if self.spec.verifier else {}),
         }
 
     def gating(self, split: str) -> str:
@@ -166,9 +180,9 @@ class CellGraph:
 
     def score(self, split: str) -> Node:
         """Add the score maps of a split, from the trained model or from a folder."""
-        given, protocol = self.labels(split), self.protocol
+        given, protocol = self._given(split), self.protocol
         if self.method.external:
-            indices = [self.index(name) for name in protocol.eval_splits]
+            indices = [self.index(name, self._sees_pixels(name)) for name in self.splits]
             content = self.planner.brought(self.cell, self.method, self.class_ids, indices)
             config = {"method": self.spec.method, "params": self.spec.params, "external": content}
             return self._add("score", config | {"class_ids": self.class_ids}, [given], f"{self.title} {split}")
@@ -189,15 +203,44 @@ class CellGraph:
         }  # fmt: skip
         return self._add("curve", config, [score, self.labels(split)], f"{self.title} {split}")
 
+    def masks(self, split: str) -> list[Node]:
+        """Add the pseudo-masks of a split, by shard."""
+        score = self.score(split)
+        return [self.mask(split, shard, score) for shard in range(self._shards(split))]
+
     def mask(self, split: str, shard: int, score: Node) -> Node:
         """Add the pseudo-masks of a shard."""
         config = {"class_ids": self.class_ids, "shard": shard, "rules": self._rules(split), "refine": self.refiner}
-        parents = [score, self.labels(split)]
+        parents = [score, self._given(split)]
         kind, _, swept = self.background.partition(":")
         if kind == "swept_on":
             parents.append(self.curve(swept, self.score(swept)))
-        number = f" {shard + 1}/{self._shards(split)}" if self._shards(split) > 1 else ""
-        return self._add("mask", config, parents, f"{self.title} {split} {self.protocol.refine}{number}")
+        label = f"{self.title} {split} {self.protocol.refine}{self._number(split, shard)}"
+        return self._add("mask", config, parents, label)
+
+    def verify(self) -> Node:
+        """Add the training of the verifier on the pseudo-masks of a split."""
+        assert self.spec.verifier
+        assert self.protocol.mask_split
+        split = self.protocol.mask_split
+        recipe = {key: value for key, value in self.spec.verifier.items() if key not in _TESTING}
+        config = {
+            "recipe": recipe, "weights": self.start.sha256 or self.start.source, "class_ids": self.class_ids,
+            "seed": self.spec.seed, "precision": self.protocol.precision,
+        }  # fmt: skip
+        parents = [self._given(split), *self.masks(split)]
+        return self._add("verify", config, parents, f"{self.title} {split} {self.protocol.verify}")
+
+    def segment(self, split: str, shard: int, verify: Node) -> Node:
+        """Add the masks that the verifier predicts of a shard."""
+        assert self.spec.verifier
+        config = {
+            "recipe": {key: self.spec.verifier[key] for key in _TESTING}, "class_ids": self.class_ids, "shard": shard,
+            "refine": refiner_config(self.planner.registry, self.spec.verifier["refine"]),
+            "precision": self.protocol.precision,
+        }  # fmt: skip
+        label = f"{self.title} {split} {self.protocol.verify}{self._number(split, shard)}"
+        return self._add("segment", config, [verify, self.labels(split)], label)
 
     def evaluate(self, split: str, mask: Node) -> Node:
         """Add the confusion matrices of a shard."""
@@ -205,16 +248,40 @@ class CellGraph:
         return self._add("evaluate", config, [mask, self.labels(split)], mask.label)
 
     def _add(self, stage: str, config: dict[str, Any], parents: list[Node], label: str) -> Node:
-        node = Node(stage, config, {parent.stage: parent.key for parent in parents}, label, self.resources)
+        read = {_role(parent, stage): parent.key for parent in parents}
+        node = Node(stage, config, read, label, self.resources)
         self.keys.append(node.key)
         return self.plan.nodes.setdefault(node.key, node)
+
+    def _verifier(self) -> dict[str, Any]:
+        """Return what the record says of the verifier before it is trained."""
+        assert self.spec.verifier
+        start = self.start
+        return {
+            "recipe": self.protocol.verify, "init": self.spec.verifier["init"], "sha256": start.sha256,
+            "file": start.path.name if start.path else "", "mask_split": self.protocol.mask_split,
+        }  # fmt: skip
+
+    def _mask_splits(self) -> list[str]:
+        return [self.protocol.mask_split] if self.spec.verifier and self.protocol.mask_split else []
 
     def _needs_masks(self) -> bool:
         sources = (self.protocol.label_source, self.protocol.background_label)
         return "masks" in sources or self.background.startswith("swept_on")
 
+    def _given(self, split: str) -> Node:
+        """Add the image labels of a split that masks are made of; its pixels are looked at only where they must be."""
+        return self.labels(split, self._sees_pixels(split))
+
+    def _sees_pixels(self, split: str) -> bool:
+        swept = self.background == f"swept_on:{split}"
+        return split in self.protocol.eval_splits or swept or "masks" in self.method.supervision
+
+    def _number(self, split: str, shard: int) -> str:
+        return f" {shard + 1}/{self._shards(split)}" if self._shards(split) > 1 else ""
+
     def _shards(self, split: str) -> int:
-        return -(-len(self.index(split).ids) // SHARD)
+        return -(-len(self.index(split, self._sees_pixels(split)).ids) // SHARD)
 
     def _model(self) -> dict[str, Any]:
         return {
@@ -227,6 +294,11 @@ class CellGraph:
             "gating": self.gating(split), "normalisation": self.protocol.normalisation, "background": self.background,
             "align_corners": self.protocol.align_corners,
         }  # fmt: skip
+
+
+def _role(parent: Node, stage: str) -> str:
+    """Return what a parent is to a stage: its stage's name, and the shard where all shards are read."""
+    return f"{parent.stage}/{parent.config['shard']}" if (stage, parent.stage) == ("verify", "mask") else parent.stage
 
 
 def _fit_params(method: Method, params: dict[str, Any]) -> dict[str, Any]:

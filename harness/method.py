@@ -133,7 +133,7 @@ class Method:
         What it looks at: `image_labels`; `masks` marks an oracle. Printed in every table.
     output : {"activation", "probability", "labels"}
         What `score` returns: non-negative maps of no fixed scale, or probabilities over the channels. `labels` are
-        finished masks, of an external method only.
+        finished masks, of an external method or an oracle; of an oracle they are the ground truth as it is.
     background : bool
         Whether channel 0 of `score` is the method's own background.
     predicts_presence : bool

@@ -10,6 +10,7 @@ from typing import Any
 from harness.data.base import Dataset
 from harness.data.index import SplitIndex, index_split
 from harness.data.toy import cache_folder
+from harness.deeplab.recipe import TIMM
 from harness.errors import UserError
 from harness.graph import CellGraph
 from harness.method import Method
@@ -178,6 +179,38 @@ class Planner:
         key = ("", path)
         if key not in self._weights:
             self._weights[key] = resolve_weights(path, "")
+        return self._weights[key]
+
+    def verifier(self, recipe: dict[str, Any] | None, file: str) -> Any:
+        """Return the start weights of a verifier, by their hash.
+
+        Parameters
+        ----------
+        recipe : dict or None
+            None for a cell without verification.
+        file : str
+            What the command names; empty for weights that are found by themselves.
+        """
+        from harness.backbones import Weights, resolve_weights
+        from harness.deeplab.weights import PUBLIC
+
+        if recipe is None:
+            return Weights("none")
+        backbone, init = recipe["backbone"], recipe["init"]
+        if init == "random":
+            if file:
+                raise UserError("--verify-weights: this verifier starts at random; --set protocol.verify_init=file")
+            return Weights("random")
+        from_hub = init == "imagenet" and backbone.startswith(TIMM)
+        if not file and not from_hub:
+            known = f": {PUBLIC[recipe['style']]}" if recipe["style"] and init != "file" else ""
+            raise UserError(
+                f"the verifier starts from {init} weights of {backbone}{known}\n"
+                "--verify-weights FILE brings them; --set protocol.verify_init=random does without"
+            )
+        key = (backbone, file or "hub")
+        if key not in self._weights:
+            self._weights[key] = resolve_weights(file or "hub", backbone.removeprefix(TIMM))
         return self._weights[key]
 
     def brought(self, cell: Cell, method: Method, class_ids: list[int], indices: list[SplitIndex]) -> str:

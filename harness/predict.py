@@ -64,7 +64,7 @@ class Predictor:
         self.method = method_class(method_class.Params.model_validate(self.spec["params"]))
         stage = "select" if "select" in record["artefacts"] else "fit"
         self.model = load_model(self.method, store.need(stage, record["artefacts"][stage])).to(device)
-        self.refiner = load_refiner(refiner_config(registry, protocol), registry)
+        self.refiner = load_refiner(refiner_config(registry, protocol.refine), registry)
         self.protocol = protocol
         self.labels = np.zeros(len(self.names), int)
         for name in classes:

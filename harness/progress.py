@@ -65,7 +65,10 @@ class ConsoleView:
     def recorded(self, record: dict[str, Any]) -> None:
         """Say how a cell ended."""
         if record["status"] == "done":
-            scores = ", ".join(f"{split} mIoU {100 * m['miou']:.1f}" for split, m in record["metrics"].items())
+            kinds = (("", record["metrics"]), (" verified", record.get("verification", {})))
+            scores = ", ".join(
+                f"{split}{kind} mIoU {100 * m['miou']:.1f}" for kind, splits in kinds for split, m in splits.items()
+            )
             self.console.print(
                 f"[green]done[/] {record['title']} [dim]{record['key'][:8]}[/]: {scores}", highlight=False
             )

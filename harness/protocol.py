@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, SerializerFunctionWrapHandler, model_serializer
 
 from harness.method import Method
 from harness.strict import Frozen
@@ -36,6 +36,14 @@ def _size(value: Any) -> int | str | None:
     raise ValueError("expected a number of pixels from 16 up, or native")
 
 
+def _verifier(value: str) -> str:
+    """Return the verifier with its recipe, the default one where none is named."""
+    name, _, recipe = value.partition(":")
+    if value != "none" and name != VERIFIER:
+        raise ValueError(f"expected none, {VERIFIER} or {VERIFIER}:RECIPE")
+    return value if name == "none" else f"{VERIFIER}:{recipe or RECIPE}"
+
+
 def as_tuple(value: Any) -> Any:
     """Return a comma-separated string, or a number, as a tuple."""
     if isinstance(value, str):
@@ -43,12 +51,15 @@ def as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
 
+VERIFIER, RECIPE = "deeplabv2", "kazuto-imagenet"  # the recipe of most papers, from weights that have seen no masks
 CHOICES = ("val_image_labels", "val_pixels")
 Gating = Annotated[str, _rule("gt", "none", numeric={"predicted": (0, 1)})]
 Background = Annotated[str, _rule("model", numeric={"fixed": (0, 1), "power": (0, 100)}, worded=["swept_on"])]
 Checkpoint = Annotated[str, _rule("last", *CHOICES, numeric=dict.fromkeys(CHOICES, (1, 10000)))]
 Size = Annotated[Any, AfterValidator(_size)]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+VERIFICATION = ("verify", "verify_init", "mask_split")  # fields that say nothing where there is no verification
+Verify = Annotated[str, AfterValidator(_verifier)]
 
 
 class ClassGating(Frozen):
@@ -108,6 +119,13 @@ class Protocol(Frozen):
         What is called mIoU; see `harness.metrics.DEFINITIONS`.
     precision : {"fp32", "bf16"}
         Of the arithmetic inside the network, in training and scoring.
+    verify : str
+        `none`, or a segmentation network that is trained on the pseudo-masks and scored beside them, with its recipe:
+        `deeplabv2:kazuto-imagenet`.
+    verify_init : {"imagenet", "coco", "random", "file"} or None
+        What that network starts from; None takes the recipe's own.
+    mask_split : str or None
+        The split whose pseudo-masks train it; None takes `fit_split`.
     """
 
     name: str
@@ -129,6 +147,15 @@ class Protocol(Frozen):
     checkpoint: Checkpoint = "last"
     metric: Literal["pooled", "present", "zero", "per_image", "drop255"] = "pooled"
     precision: Literal["fp32", "bf16"] = "fp32"
+    verify: Verify = "none"
+    verify_init: Literal["imagenet", "coco", "random", "file"] | None = None
+    mask_split: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_verification(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is said of a verification where there is none: keys and records are those from before it."""
+        written = dump(self)
+        return written if self.verify != "none" else {k: v for k, v in written.items() if k not in VERIFICATION}
 
     def gating(self, split: str, training_splits: Sequence[str]) -> str:
         """Return the gating rule of a split."""
@@ -180,8 +207,11 @@ def ground_truth(
         if rule == "gt":
             allowed = split in training_splits
             uses.append({"what": "image labels", "split": split, "for": "class gating", "allowed": allowed})
-        if "masks" in method.supervision:
+        if "masks" in method.supervision and split in protocol.eval_splits:
             uses.append({"what": "pixels", "split": split, "for": "the scores themselves", "allowed": False})
+    if "masks" in method.supervision and protocol.verify != "none":
+        trained_on = protocol.mask_split
+        uses.append({"what": "pixels", "split": trained_on, "for": "the verifier's training", "allowed": False})
     if protocol.checkpoint != "last":
         what = "pixels" if protocol.checkpoint.startswith("val_pixels") else "image labels"
         split = next(split for split in protocol.eval_splits if split not in training_splits)

@@ -18,18 +18,44 @@ def record_of(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
     """Return the record of a cell whose stages are all there."""
     artefacts = [store.need(plan.nodes[key].stage, key) for key in planned.nodes]
     fitted = next((a for a in artefacts if a.stage == "fit"), None)
-    return _base(planned, "done") | {
+    parameters = fitted.json("parameters.json") if fitted else None
+    return {
+        **_base(planned, "done"),
+        **_verified(planned, artefacts, parameters, store),
         "metrics": {
             split: split_metrics(store, place, planned.cell.spec.protocol.metric)
             for split, place in planned.artefacts["splits"].items()
             if "evaluate" in place
         },
-        "parameters": fitted.json("parameters.json") if fitted else None,
+        "parameters": parameters,
         "curves": fitted.json("curves.json") if fitted else [],
         "choice": next((a.json("choice.json") for a in artefacts if a.stage == "select"), None),
         "artefacts": planned.artefacts,
         "stages": [_stage(a) for a in artefacts],
         "provenance": {"command": provenance.command_line(), **provenance.environment()},
+    }
+
+
+def _verified(
+    planned: PlannedCell, artefacts: list[Artefact], parameters: dict[str, int] | None, store: Store
+) -> dict[str, Any]:
+    """Return what is written down of a verification: scores by split, and what was trained on which masks."""
+    trained = next((a for a in artefacts if a.stage == "verify"), None)
+    if trained is None:
+        return {}
+    facts = trained.json("verifier.json")
+    packages = trained.manifest["environment"]["packages"]
+    facts["packages"] = {
+        name: version for name, version in packages.items() if name.removeprefix("onedl-").startswith("mm")
+    }
+    facts["pipeline"] = facts["parameters"] + parameters["total"] if parameters else None
+    return {
+        "verification": {
+            split: split_metrics(store, {"evaluate": place["verification"]}, planned.cell.spec.protocol.metric)
+            for split, place in planned.artefacts["splits"].items()
+            if "verification" in place
+        },
+        "verifier": planned.about["verifier"] | facts,
     }
 
 

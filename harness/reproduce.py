@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from harness.protocol import VERIFIER
+
 _NOT_FROM_AN_INDEX = "wsss-harness"
 
 
 def command_of(record: dict[str, Any]) -> list[str]:
     """Return the words of the command that runs a record's cell, and nothing else.
 
-    What a person has to fill in is in capitals: `FOLDER` of the data, `FILE` of weights, whose name and hash are in
-    the record.
+    What a person has to fill in is in capitals: `FOLDER` of the data, `FILE` and `VERIFIER_FILE` of weights, whose
+    names and hashes are in the record.
     """
     spec, protocol = record["spec"], record["spec"]["protocol"]
     words = ["harness", "run", "--methods", spec["method"]]
     if spec["backbone"] != "none":
         words += ["--backbones", spec["backbone"]]
     words += ["--dataset", spec["dataset"], "--protocol", protocol["name"], "--refine", protocol["refine"]]
+    if protocol.get("verify", "none") != "none":
+        words += ["--verify", protocol["verify"]]
+        if record.get("verifier", {}).get("sha256"):
+            words += ["--verify-weights", "VERIFIER_FILE"]
     words += ["--seeds", str(spec["seed"])]
     if not spec["dataset"].startswith("toy"):
         words += ["--root", "FOLDER"]
@@ -48,19 +54,20 @@ def hints_of(record: dict[str, Any]) -> list[str]:
     changed = " with changes that were not committed" if source and source["dirty"] else ""
     hints = [f"wsss-harness {provenance['packages'].get(_NOT_FROM_AN_INDEX, '')}{commit}{changed}"]
     hints.append(f"python {provenance['python']}, {provenance['platform']}, {provenance['cpu']}")
-    for what in ("weights", "checkpoint"):
+    for what, called in (("weights", "FILE"), ("checkpoint", "FILE"), ("verifier", "VERIFIER_FILE")):
         file = record.get(what)
         if file and file["sha256"]:
-            hints.append(f"{what} FILE: {file['file']}, sha256 {file['sha256']}")
+            hints.append(f"{what} {called}: {file['file']}, sha256 {file['sha256']}")
     hints += [f"data of {split}: content {content}" for split, content in record.get("data", {}).items()]
     return hints
 
 
 def _assignment(name: str, spec: dict[str, Any]) -> str:
-    if not name.startswith("protocol."):
+    owner, *path = name.split(".")
+    if not path:
         return f"{spec['method']}.{name}={_yaml(spec['params'][name])}"
-    value: Any = spec
-    for part in name.split("."):
+    value: Any = spec["verifier" if owner == VERIFIER else owner]
+    for part in path:
         value = value[part]
     return f"{name}={_yaml(value)}"
 

@@ -11,7 +11,7 @@ from harness.errors import UserError, closest
 from harness.stages import VERSIONS, Node
 
 QUANTITIES = ("cpus", "gpus", "memory_gb")
-MODEL_STAGES = ("fit", "select", "score")
+MODEL_STAGES = ("fit", "select", "score", "verify", "segment")
 
 
 def known(resources: Mapping[str, float]) -> dict[str, float]:

@@ -23,7 +23,9 @@ from harness.worker import Outcome
 LOST_WORKER_RETRIES = 2
 HEARTBEAT_SECONDS = 5.0
 SWEEP = "sweep-"  # begins the keys under which runs say how far they are
-_ORDER = ("evaluate", "curve", "mask", "labels", "score", "select", "fit")  # what ends a cell first
+_ORDER = (  # what ends a cell first
+    "evaluate", "curve", "mask", "labels", "segment", "score", "select", "fit", "verify",
+)  # fmt: skip
 
 
 class View(Protocol):
@@ -184,9 +186,8 @@ class Scheduler:
                 continue
             self.store.forget_progress(node.key)
             foreign = bool(self.plan.locations.plugins) and node.stage in MODEL_STAGES
-            reference = self.cluster.submit(
-                node, self.plan.locations_of(node), wanted, self.options.time_limit, fresh=foreign
-            )
+            fresh = foreign or node.stage == "verify"  # mmengine admits one training per process
+            reference = self.cluster.submit(node, self.plan.locations_of(node), wanted, self.options.time_limit, fresh)
             self.running[reference] = _Running(node, wanted, time.monotonic())
             self.view.started(node)
 
@@ -266,8 +267,8 @@ class Scheduler:
     def _need(self, key: str) -> None:
         """Put a stage into the queue, and whatever it reads that is not there."""
         node = self.waiting[key] = self.plan.nodes[key]
-        for stage, parent in node.parents.items():
-            if parent not in self._pending() and not self.store.artefact(stage, parent):
+        for parent in node.parents.values():
+            if parent not in self._pending() and not self.store.artefact(self.plan.nodes[parent].stage, parent):
                 self._need(parent)
 
     def _settle(self) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from harness.data.base import Dataset
+from harness.deeplab.recipe import Recipe, load_recipe
 from harness.errors import UserError, closest
 from harness.method import Method, Refiner
-from harness.protocol import Names, Protocol, as_tuple
+from harness.protocol import VERIFICATION, VERIFIER, Names, Protocol, as_tuple
 from harness.registry import Registry
 from harness.strict import Frozen, canonical, parse, read_yaml
 
@@ -26,7 +27,8 @@ class RunSpec(Frozen):
     """One cell of the grid: everything that was asked for, with every default filled in.
 
     `weights` is `random`, `hub`, `file` or `none`; which file is the record's business, by its hash. `checkpoint` says
-    whether the trained model was brought along instead of trained here.
+    whether the trained model was brought along instead of trained here. `verifier` is the recipe of the verification,
+    and left out where there is none.
     """
 
     method: str
@@ -38,11 +40,20 @@ class RunSpec(Frozen):
     seed: int
     limit: int | None = None
     checkpoint: bool = False
+    verifier: dict[str, Any] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_verifier(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the verifier where there is none: keys are those from before there was one."""
+        return {key: value for key, value in dump(self).items() if key != "verifier" or value is not None}
 
     @property
     def title(self) -> str:
         """Return what people call the cell."""
-        parts = [self.method, self.backbone, self.dataset, self.protocol.name, self.protocol.refine, f"s{self.seed}"]
+        protocol = self.protocol
+        parts = [
+            self.method, self.backbone, self.dataset, protocol.name, protocol.refine, protocol.verify, f"s{self.seed}",
+        ]  # fmt: skip
         return "/".join(part for part in parts if part != "none")
 
 
@@ -60,6 +71,8 @@ class Grid(Frozen):
     checkpoint: str | None = None
     protocols: Names = ("strict",)
     refine: Names = ()
+    verify: Names = ()
+    verify_weights: str | None = None
     seeds: Seeds = (0,)
     set: dict[str, Any] = {}
     each: tuple[dict[str, Any], ...] = ({},)
@@ -115,6 +128,8 @@ class Cell:
         The file of a trained model, instead of a training; empty for none.
     resources : mapping
         What its stages take, by `stage.quantity`; how it runs, not what it is.
+    verify_weights : str
+        The file that the verifier starts from; empty for one that is found by itself, or none.
     """
 
     spec: RunSpec
@@ -124,6 +139,7 @@ class Cell:
     folder: Path | None = None
     checkpoint: str = ""
     resources: Mapping[str, float] = field(default_factory=dict)
+    verify_weights: str = ""
 
 
 def experiment(registry: Registry, name: str) -> Experiment:
@@ -139,7 +155,9 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or "." not in key:
-            raise UserError(f"--set {assignment}: expected METHOD.KEY=VALUE or protocol.KEY=VALUE")
+            raise UserError(
+                f"--set {assignment}: expected METHOD.KEY=VALUE, protocol.KEY=VALUE or {VERIFIER}.KEY=VALUE"
+            )
         values[key.strip()] = yaml.safe_load(value)
     return values
 
@@ -155,40 +173,47 @@ def expand(grids: Sequence[Grid], registry: Registry) -> list[Cell]:
     cells: dict[str, Cell] = {}
     for grid in grids:
         methods = registry.select("method", grid.methods)
+        owners = {"protocol", VERIFIER}
         for key in grid.set:
             owner = key.partition(".")[0]
-            if owner != "protocol" and not any(fnmatch(method, owner) for method in methods):
-                raise UserError(f"--set {key}: no such method in this run: {closest(owner, [*methods, 'protocol'])}")
+            if owner not in owners and not any(fnmatch(method, owner) for method in methods):
+                raise UserError(f"--set {key}: no such method in this run: {closest(owner, [*methods, *owners])}")
         axes = itertools.product(grid.datasets, grid.protocols, methods, grid.backbones, grid.seeds)
         for dataset, name, method, backbone, seed in axes:
-            for refine in grid.refine or (None,):
-                protocol = _protocol(registry, name, dataset, refine, grid.set)
+            for refine, verify in itertools.product(grid.refine or (None,), grid.verify or (None,)):
+                asked = {field: value for field, value in (("refine", refine), ("verify", verify)) if value}
+                protocol = _protocol(registry, name, dataset, asked, grid.set)
                 cell = _cell(grid, registry, dataset, protocol, method, backbone, seed)
-                cells.setdefault(canonical([cell.spec.model_dump(mode="json"), cell.weights, cell.checkpoint]), cell)
+                apart = [cell.spec.model_dump(mode="json"), cell.weights, cell.checkpoint, cell.verify_weights]
+                cells.setdefault(canonical(apart), cell)
     return list(cells.values())
 
 
 def _protocol(
-    registry: Registry, name: str, dataset: str, refine: str | None, assignments: Mapping[str, Any]
+    registry: Registry, name: str, dataset: str, asked: Mapping[str, str], assignments: Mapping[str, Any]
 ) -> Protocol:
     """Return a named protocol with the changes of a grid, and with the dataset's splits where it names none."""
     entry = registry.entry("protocol", name)
     base = parse(Protocol, {"name": name, **registry.load("protocol", name)}, source=entry.source)
-    changes: dict[str, Any] = base.model_dump()
-    for key, value in assignments.items():
-        owner, *path = key.split(".")
-        if owner == "protocol":
-            target = changes
-            for part in path[:-1]:
-                target = target.setdefault(part, {})
-            target[path[-1]] = value
-    if refine:
-        changes["refine"] = refine
+    changes = _assign(base.model_dump(), "protocol", assignments) | dict(asked)
     dataset_class: type[Dataset] = registry.load("dataset", dataset)
     changes["label_source"] = changes["label_source"] or dataset_class.label_source
     changes["fit_split"] = changes["fit_split"] or dataset_class.fit_split
     changes["eval_splits"] = changes["eval_splits"] or dataset_class.eval_splits
+    changes["mask_split"] = changes.get("mask_split") or changes["fit_split"]
     return parse(Protocol, changes, where="--set protocol")
+
+
+def _assign(values: dict[str, Any], owner: str, assignments: Mapping[str, Any]) -> dict[str, Any]:
+    """Change values by the assignments to an owner, `owner.key` or `owner.key.inner`."""
+    for key, value in assignments.items():
+        whose, *path = key.split(".")
+        if whose == owner:
+            target = values
+            for part in path[:-1]:
+                target = target.setdefault(part, {})
+            target[path[-1]] = value
+    return values
 
 
 def _cell(
@@ -196,13 +221,13 @@ def _cell(
 ) -> Cell:
     method_class: type[Method] = registry.load("method", method)
     dataset_class: type[Dataset] = registry.load("dataset", dataset)
-    refiner_config(registry, protocol)
+    refiner_config(registry, protocol.refine)
     params, origins = _settings(method_class, dataset_class, grid.set)
     folder = None
     if method_class.external and params["folder"]:
         folder = Path(params["folder"]).absolute()
         params["folder"] = folder.name  # the content is in the keys; where it lies is nobody's business
-    origins |= {key: "--set" for key in grid.set if key.startswith("protocol.")}
+    origins |= {key: "--set" for key in grid.set if _tells(key, protocol)}
     checkpoint = grid.checkpoint if grid.checkpoint and method_class.families else ""
     weights = grid.weights or ("random" if checkpoint else dataset_class.weights)
     if not grid.weights and not checkpoint:
@@ -219,9 +244,11 @@ def _cell(
         seed=seed,
         limit=grid.limit,
         checkpoint=bool(checkpoint),
+        verifier=verifier_config(registry, protocol, grid.set),
     )
     skip = _why_not(method_class(method_class.Params(**params)), spec, registry)
-    return Cell(spec, weights, origins, skip, folder, checkpoint, grid.resources)
+    verify_weights = grid.verify_weights or "" if spec.verifier else ""
+    return Cell(spec, weights, origins, skip, folder, checkpoint, grid.resources, verify_weights)
 
 
 def _settings(
@@ -244,6 +271,32 @@ def _settings(
     return params.model_dump(mode="json"), origins
 
 
+def _tells(assignment: str, protocol: Protocol) -> bool:
+    """Return whether an assignment is to the protocol or to its verifier, if it has one."""
+    owner, field = assignment.split(".")[:2]
+    verifies = protocol.verify != "none"
+    return (owner == "protocol" and (verifies or field not in VERIFICATION)) or (owner == VERIFIER and verifies)
+
+
+def verifier_config(registry: Registry, protocol: Protocol, assignments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the recipe of the protocol's verification with the changes of a grid, or None.
+
+    Raises
+    ------
+    UserError
+        If there is no such recipe, or a change does not fit it.
+    """
+    if protocol.verify == "none":
+        return None
+    name = protocol.verify.partition(":")[2]
+    changes = _assign(load_recipe(name, registry).model_dump(), VERIFIER, assignments)
+    if protocol.verify_init:
+        changes["init"] = protocol.verify_init
+    recipe = parse(Recipe, changes, where=f"--set {VERIFIER}")
+    refiner_config(registry, recipe.refine)
+    return recipe.model_dump(mode="json", exclude={"summary", "source"})
+
+
 def _why_not(method: Method, spec: RunSpec, registry: Registry) -> str:
     if method.families:
         from harness.backbones import family
@@ -258,17 +311,17 @@ def _why_not(method: Method, spec: RunSpec, registry: Registry) -> str:
     return method.skip(spec) or ""
 
 
-def refiner_config(registry: Registry, protocol: Protocol) -> dict[str, Any] | None:
-    """Return name, version and settings of the protocol's refiner, or None.
+def refiner_config(registry: Registry, refine: str) -> dict[str, Any] | None:
+    """Return name, version and settings of a refiner, `NAME` or `NAME:PRESET`; None for `none`.
 
     Raises
     ------
     UserError
         If there is no such refiner or preset, or none is named and not every setting has a default.
     """
-    if protocol.refine == "none":
+    if refine == "none":
         return None
-    name, _, preset = protocol.refine.partition(":")
+    name, _, preset = refine.partition(":")
     refiner: type[Refiner] = registry.load("refiner", name)
     settings, source = {}, None
     if preset:
@@ -276,6 +329,6 @@ def refiner_config(registry: Registry, protocol: Protocol) -> dict[str, Any] | N
     elif any(field.is_required() for field in refiner.Params.model_fields.values()):
         presets = ", ".join(f"{name}:{preset}" for preset in registry.names(name))
         raise UserError(f"refiner '{name}' needs a preset: {presets or f'a YAML file in a folder named {name}'}")
-    params = parse(refiner.Params, settings, where=f"refiner {protocol.refine}", source=source).model_dump(mode="json")
+    params = parse(refiner.Params, settings, where=f"refiner {refine}", source=source).model_dump(mode="json")
     keyed = {key: value for key, value in params.items() if key not in ("summary", "source")}
     return {"name": name, "version": registry.source_version("refiner", name), "params": keyed}

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from harness.plan import ScanProgress
 
 TEXT_BYTES = 16 << 20  # of one record or manifest
-NUMBERS = ("classes", "pictures", "parameters", "choice", "metrics", "artefacts")  # the same in any record of a cell
+NUMBERS = (
+    "classes",
+    "pictures",
+    "parameters",
+    "choice",
+    "metrics",
+    "verification",
+    "artefacts",
+)  # the same in any record of a cell
 
 ArtefactName = tuple[str, str]  # stage and key
 

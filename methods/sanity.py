@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,7 +16,7 @@ class _Untrained(Method):
     """A method without backbone and training; its model remembers how many classes there are."""
 
     families = ()
-    output = "probability"
+    output: Literal["probability", "labels"] = "probability"
     background = True
     supervision: tuple[str, ...] = ()
     expected_failures: ClassVar[dict[str, str]] = {"cited": "a baseline of ours"}
@@ -95,9 +95,10 @@ class OracleParams(Params):
     ----------
     stride : int
         Pixels per cell of the grid through which the truth passes: 16 gives the ceiling of a ViT/16 without refinement.
+        0 is no grid: the masks are those of the dataset as they are, with 255 where nothing is labelled.
     """
 
-    stride: int = Field(1, ge=1, json_schema_extra={"stage": "score"})
+    stride: int = Field(0, ge=0, json_schema_extra={"stage": "score"})
 
 
 class Oracle(_Untrained):
@@ -108,6 +109,10 @@ class Oracle(_Untrained):
     Params = OracleParams
 
     params: OracleParams
+
+    def __init__(self, params: OracleParams) -> None:
+        super().__init__(params)
+        self.output = "probability" if params.stride else "labels"
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None

@@ -15,6 +15,7 @@ from harness.stages import VERSIONS
 ROOT = Path(__file__).parent.parent
 ACCEPTED = Path(__file__).with_suffix(".json")
 
+_VERIFIER = [f"deeplab/{name}.py" for name in ("head", "model", "networks", "recipe", "segmentor")]
 SOURCES = {
     "labels": ["stages/labels.py", "data/index.py", "data/voc.py", "data/base.py"],
     "fit": ["stages/fit.py", "training.py", "backbones.py", "data/base.py"],
@@ -22,6 +23,17 @@ SOURCES = {
     "score": ["stages/score.py", "stages/fit.py", "training.py", "backbones.py", "external.py", "data/base.py"],
     "curve": ["stages/curve.py", "pseudomask.py", "metrics.py", "data/base.py"],
     "mask": ["stages/mask.py", "pseudomask.py", "crf.py", "data/base.py"],
+    "verify": [
+        "stages/verify.py",
+        *_VERIFIER,
+        "deeplab/data.py",
+        "deeplab/trainer.py",
+        "deeplab/weights.py",
+        "training.py",
+        "backbones.py",
+        "data/base.py",
+    ],
+    "segment": ["stages/segment.py", "stages/mask.py", *_VERIFIER, "crf.py", "data/base.py"],
     "evaluate": ["stages/evaluate.py", "metrics.py", "data/base.py"],
 }
 

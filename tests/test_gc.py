@@ -104,7 +104,7 @@ def test_stages_that_are_not_kept_go_and_the_records_stay(store: Store, here: Ru
     dropped |= {f"artefacts/fit/{keys(number)['fit']}": "fit" for number in (1, 2)}
     assert listed(store, "evaluate", "mask") == dropped
     found = here("gc", "--keep", "evaluate,mask", "--yes")
-    assert "without labels, fit, select, score, curve the records stay" in found.stderr
+    assert "without labels, fit, select, score, curve, verify, segment the records stay" in found.stderr
     assert len(list(store.records())) == 4
     assert store.artefact("fit", keys(1)["fit"]) is None
     assert store.artefact("evaluate", keys(1)["evaluate"])

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.protocol import Protocol
 from harness.registry import CODE_KINDS, Registry, source_hash
 from harness.spec import refiner_config
 
@@ -157,15 +156,15 @@ def test_a_refiner_from_outside_has_presets_too_in_a_folder_of_its_name(tmp_path
     (tmp_path / "blur" / "blur.yaml").write_text("summary: theirs\nwidth: 3\n")
     presets = [str(tmp_path / "blur" / "blur.yaml"), str(tmp_path / "blur.py")]
     registry, without = Registry(presets), Registry(presets[1:])
-    config = refiner_config(registry, Protocol(name="mine", refine="blur:blur"))
+    config = refiner_config(registry, "blur:blur")
     assert config is not None
     assert (config["name"], config["params"]) == ("blur", {"width": 3})
     with pytest.raises(UserError, match="refiner 'blur' needs a preset: blur:blur"):
-        refiner_config(registry, Protocol(name="mine", refine="blur"))
+        refiner_config(registry, "blur")
     with pytest.raises(UserError, match="refiner 'blur' needs a preset: a YAML file in a folder named blur"):
-        refiner_config(without, Protocol(name="mine", refine="blur"))
+        refiner_config(without, "blur")
     with pytest.raises(UserError, match="unknown blur 'bl': known: none"):
-        refiner_config(without, Protocol(name="mine", refine="blur:bl"))
+        refiner_config(without, "blur:bl")
 
 
 def test_a_missing_plugin_is_broken(tmp_path: Path) -> None:

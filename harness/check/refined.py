@@ -24,9 +24,7 @@ def _refiner(case: Case, **changes: Any) -> Refiner:
 
 def settings(case: Case) -> dict[str, Any]:
     """Return settings with which a refiner runs."""
-    from harness.protocol import Protocol
-
-    config = refiner_config(case.registry, Protocol(name="check", refine=rule(case)))
+    config = refiner_config(case.registry, rule(case))
     assert config is not None
     return config["params"]
 

@@ -53,7 +53,8 @@ def truth_scores_full(case: Case) -> None:
     if not case.plugin.has_masks:
         raise NotApplicableError("it has no masks")
     os.environ["WSSS_HARNESS_CACHE"] = str(case.place())  # what it draws, it draws anew
-    cell = _cell(case, methods=("sanity-oracle",), datasets=(case.entry.name,), set={"protocol.size": "native"})
+    settings = {"protocol.size": "native", "sanity-oracle.stride": 1}
+    cell = _cell(case, methods=("sanity-oracle",), datasets=(case.entry.name,), set=settings)
     for split, score in _scores(case.record(cell, case.root)).items():
         if score < _ORACLE:
             raise BrokenContractError(f"the ground truth of {split} scores {100 * score:.1f}")

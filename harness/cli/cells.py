@@ -105,6 +105,8 @@ def _announce(console: Console, plan: Any) -> None:
         dataset, weights, protocol = spec
         origin = next(c.origins.get("weights", "--weights") for c in cells if c.spec.dataset == dataset)
         console.print(f"dataset {dataset}, weights {weights} ({origin}), protocol {protocol}", highlight=False)
+    for name, init in {(c.spec.protocol.verify, c.spec.verifier["init"]) for c in cells if c.spec.verifier}:
+        console.print(f"verification {name}, from {init} weights", highlight=False)
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False)
 

@@ -21,10 +21,15 @@ def command(
     checkpoint: Annotated[str | None, Option(help="A trained model, model.safetensors, instead of training.")] = None,
     protocol: Annotated[str | None, Option(help="Protocols: strict, vitpcm, irn, seam.")] = None,
     refine: Annotated[str | None, Option(help="Refiners: none, crf:vitpcm, pamr; several with commas.")] = None,
+    verify: Annotated[
+        str | None,
+        Option(help="Train a DeepLabV2 on the masks and score it: deeplabv2[:RECIPE]; plain: :kazuto-imagenet."),
+    ] = None,
+    verify_weights: Annotated[str | None, Option(help="The file of weights that its recipe starts from.")] = None,
     seeds: Annotated[str | None, Option(help="Random seeds: 0,1,2.")] = None,
     experiment: Annotated[str | None, Option(help="A named experiment, or a YAML file.")] = None,
     assignments: Annotated[
-        list[str] | None, Option("--set", help="METHOD.KEY=VALUE or protocol.KEY=VALUE; repeatable.")
+        list[str] | None, Option("--set", help="METHOD.KEY=VALUE, protocol.KEY=VALUE or deeplabv2.KEY=VALUE.")
     ] = None,
     limit: Annotated[int | None, Option(help="Only the first N pictures of each split.", min=1)] = None,
     results: Results = DEFAULT_RESULTS,
@@ -47,8 +52,8 @@ def command(
 ) -> None:
     """Run methods under a protocol.
 
-    Expands a grid of methods, backbones, datasets, protocols, refiners and seeds, runs what is missing,
-    records every score.
+    Expands a grid of methods, backbones, datasets, protocols, refiners, verifiers and seeds, runs what is
+    missing, records every score.
     """
     from harness.cli.cells import run_cells
     from harness.registry import Registry
@@ -69,6 +74,8 @@ def command(
         "checkpoint": checkpoint,
         "protocols": split_commas(protocol),
         "refine": split_commas(refine),
+        "verify": split_commas(verify),
+        "verify_weights": verify_weights,
         "seeds": split_commas(seeds),
         "limit": limit,
     }

@@ -44,8 +44,8 @@ def command(
     for name, values in (
         ("settings", spec["params"]), ("protocol", spec["protocol"]), ("applied", record.get("applied", {})),
         ("weights", record.get("weights", {})), ("parameters", record.get("parameters") or {}),
-        ("choice", record.get("choice") or {}), ("data", record.get("data", {})),
-        ("packages", record["provenance"]["packages"]),
+        ("verifier", record.get("verifier") or {}), ("choice", record.get("choice") or {}),
+        ("data", record.get("data", {})), ("packages", record["provenance"]["packages"]),
     ):  # fmt: skip
         text = ", ".join(f"{key} {value}" for key, value in values.items() if value not in ("", None))
         out.print(f"{name}: {text}", markup=False, highlight=False)
@@ -75,7 +75,8 @@ def _show_how(record: dict[str, Any], as_json: bool) -> None:
 
 
 def _scores(record: dict[str, Any]) -> None:
-    splits = record["metrics"]
+    verified = {f"{split}, verified": metrics for split, metrics in record.get("verification", {}).items()}
+    splits = record["metrics"] | verified
     table = Table("", *splits, box=None, pad_edge=False)
     for name in ("miou", "pixacc", "macc", "coverage", "foreground"):
         table.add_row(name, *(_percent(metrics[name]) for metrics in splits.values()))

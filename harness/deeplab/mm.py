@@ -14,11 +14,17 @@ from harness.torchvision_ops import ensure_importable
 ensure_importable()
 try:
     with warnings.catch_warnings(action="ignore"):
+        from mmengine.dataset import pseudo_collate
+        from mmengine.hooks import Hook
         from mmengine.model import BaseModule, initialize
+        from mmengine.optim import OptimWrapper
+        from mmengine.runner import Runner
+        from mmengine.structures import PixelData
         from mmseg.models.backbones import ResNet
         from mmseg.models.decode_heads.decode_head import BaseDecodeHead
         from mmseg.models.segmentors import EncoderDecoder
-        from mmseg.registry import MODELS
+        from mmseg.registry import DATASETS, MODELS
+        from mmseg.structures import SegDataSample
 except ImportError as error:
     raise EnvironmentUnfitError(
         f"verification needs mmsegmentation, which does not import ({error}): "
@@ -26,10 +32,17 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "DATASETS",
     "MODELS",
     "BaseDecodeHead",
     "BaseModule",
     "EncoderDecoder",
+    "Hook",
+    "OptimWrapper",
+    "PixelData",
     "ResNet",
+    "Runner",
+    "SegDataSample",
     "initialize",
+    "pseudo_collate",
 ]

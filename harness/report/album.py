@@ -13,6 +13,7 @@ from harness.plan import open_dataset
 from harness.registry import Registry
 from harness.report import figures, gallery
 from harness.report.figures import Drawn
+from harness.report.frame import once
 from harness.report.pictures import Picture, pictures_of
 from harness.report.published import published
 from harness.report.sensitivity import shared
@@ -52,7 +53,7 @@ def album(
             figures.draw_sensitivity(rows, path)
             yield Drawn(None, (path,), f"{name}: mIoU of one training under every protocol", ())
         return
-    scored = found[found.split != ""]
+    scored = once(found[found.split != ""])
     for name, rows in scored.groupby("dataset"):
         last = _last_split(rows)
         yield figures.parameters_figure(rows, published(registry), folder / f"parameters-{name}", str(name), last)

@@ -36,7 +36,7 @@ def show(table: Table, console: Console) -> None:
     """Print a table on a terminal."""
     rich = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
     for column in table.columns:
-        rich.add_column(column, overflow="fold")
+        rich.add_column(column.replace("[", "\\["), overflow="fold")
     for number, row in enumerate(table.rows):
         cells = [c.replace("[", "\\[") for c in row]
         rich.add_row(*(f"[bold]{cell}[/]" if (number, n) in table.bold else cell for n, cell in enumerate(cells)))

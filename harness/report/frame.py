@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from harness.protocol import VERIFICATION
 from harness.store import Store
+from harness.strict import canonical
 
 
 def load_results(folder: str | Path = "results") -> pd.DataFrame:
@@ -24,6 +26,8 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
         One row per cell and scored split; one with an empty split for a cell that was not done. `miou`, with its 95 %
         interval over pictures from `low` to `high`, `pixacc`, `macc`, `coverage` and `pxap` are shares in [0, 1]; `iou`
         maps class names to IoU; `parameters` counts weights; `settings` is the method's; `record` is the whole record.
+        Of a cell with a verification, `verify` names it, `verified` is its mIoU, from `verified_low` to
+        `verified_high`, and `pipeline` counts the weights of method and verifier.
 
     Raises
     ------
@@ -39,6 +43,38 @@ def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=_COLUMNS)
     table["limit"] = pd.Series([row["limit"] for row in rows], dtype=object)  # a number or None, never NaN
     return table
+
+
+def once(results: pd.DataFrame) -> pd.DataFrame:
+    """Return rows without repeats of the same masks: cells that differ only in their verification share them."""
+    return results[~pd.Series([_masks(row) for row in results.itertuples()], results.index, dtype=str).duplicated()]
+
+
+def without_verification(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a cell's spec without what is said of its verification."""
+    protocol = {key: value for key, value in spec["protocol"].items() if key not in VERIFICATION}
+    return {key: value for key, value in spec.items() if key != "verifier"} | {"protocol": protocol}
+
+
+def varying(settings: Iterable[dict[str, Any]]) -> set[str]:
+    """Return the settings in which the rows of a method differ."""
+    values: dict[str, set[str]] = {}
+    for own in settings:
+        for key, value in own.items():
+            values.setdefault(key, set()).add(canonical(value))
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def variant(settings: dict[str, Any], shown: set[str]) -> str:
+    """Return some of a method's settings as text."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items() if key in shown)
+
+
+def _masks(row: Any) -> str:
+    """Return what tells the masks of a row from others; of a cell that is not done, the cell."""
+    places = row.record.get("artefacts", {}).get("splits", {})
+    made = places.get(row.split, {}).get("evaluate", row.key)
+    return canonical([without_verification(row.record["spec"]), row.split, made])
 
 
 def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -59,6 +95,8 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         "limit": spec["limit"],
         "settings": spec["params"],
         "parameters": (record.get("parameters") or {}).get("total"),
+        "verify": spec["protocol"].get("verify", "none"),
+        "pipeline": (record.get("verifier") or {}).get("pipeline"),
         "record": record,
     }
     if record["status"] != "done" or not record["metrics"]:
@@ -69,12 +107,20 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         | {name: metrics[name] for name in ("miou", "pixacc", "macc", "coverage")}
         | {"low": metrics["interval"][0], "high": metrics["interval"][1], "pxap": metrics.get("pxap")}
         | {"iou": dict(zip(record["classes"], metrics["iou"], strict=True))}
+        | _verified(record.get("verification", {}).get(split))
         for split, metrics in record["metrics"].items()
     ]
+
+
+def _verified(metrics: dict[str, Any] | None) -> dict[str, float]:
+    if metrics is None:
+        return {}
+    low, high = metrics["interval"]
+    return {"verified": metrics["miou"], "verified_low": low, "verified_high": high}
 
 
 _COLUMNS = [
     "key", "title", "status", "reason", "dataset", "protocol", "refine", "method", "backbone", "timm", "weights",
     "seed", "limit", "settings", "parameters", "split", "miou", "low", "high", "pixacc", "macc",
-    "coverage", "pxap", "iou", "record",
+    "coverage", "pxap", "iou", "verify", "verified", "verified_low", "verified_high", "pipeline", "record",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.report.frame import once
 from harness.report.tables import Marks, Table, forbidden, protocol_name
 
 BASE = "strict"
@@ -26,7 +27,7 @@ def shared(results: pd.DataFrame) -> pd.DataFrame:
         As `load_results` gives it, with `change`: in what the protocol differs, empty for `strict` itself; and `model`:
         method and backbone.
     """
-    done = results[results.status == "done"].copy()
+    done = once(results[results.status == "done"]).copy()
     done["fit"] = [record["artefacts"]["fit"] for record in done.record]
     done["change"] = [_change(record) for record in done.record]
     done["model"] = done.method + " " + done.backbone

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from harness.data.base import Dataset
+from harness.protocol import VERIFICATION
 from harness.registry import Registry
+from harness.report.frame import once, variant, varying
+from harness.report.verifiers import ignored_notes, start_notes, verifier_names
 from harness.strict import canonical
 
 _METRICS = {"miou": "BPM mIoU", "pixacc": "pixAcc", "pxap": "PxAP"}
+_ENDS = {"miou": ("low", "high"), "verified": ("verified_low", "verified_high")}  # of an interval over pictures
 _MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -38,6 +42,22 @@ class Table:
     bold: set[tuple[int, int]] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     sources: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+
+
+class _Score(NamedTuple):
+    """What a column shows: a metric of the masks, or the mIoU of a verifier that was trained on them."""
+
+    split: str
+    refine: str = "none"
+    metric: str = "miou"
+    verify: str = "none"
+
+    @property
+    def heading(self) -> str:
+        if self.verify != "none":
+            refined = f"+{self.refine} " if self.refine != "none" else ""
+            return f"{self.split} {refined}{self.verify}"
+        return f"{self.split} +{self.refine}" if self.refine != "none" else f"{self.split} {_METRICS[self.metric]}"
 
 
 @dataclass
@@ -86,28 +106,35 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
     protocol = group.record.iloc[0]["spec"]["protocol"]
     splits = [split for split in protocol["eval_splits"] if split in set(group.split)]
     refiners = sorted(set(group.refine) - {"none"})
-    scores: list[tuple[str, str, str]] = []
+    group = group.assign(verify=verifier_names(list(group.record)), repeats=~group.index.isin(once(group).index))
+    verified = sorted(
+        {(refine, verify) for refine, verify in zip(group.refine, group.verify, strict=True) if verify != "none"}
+    )
+    scores: list[_Score] = []
     for split in splits:
         scores += [
-            *((split, "none", metric) for metric in _METRICS if metric != "pxap" or split == splits[-1]),
-            *((split, refiner, "miou") for refiner in refiners),
+            *(_Score(split, metric=metric) for metric in _METRICS if metric != "pxap" or split == splits[-1]),
+            *(_Score(split, refiner) for refiner in refiners),
+            *(_Score(split, refine, "verified", verify) for refine, verify in verified),
         ]
-    rows = sorted(_configurations(group), key=lambda row: -_mean(row.records, (splits[-1], "none", "miou")))
+    rows = sorted(_configurations(group), key=lambda row: -_mean(row.records, _Score(splits[-1])))
     about = ["method", "settings", "backbone (timm id)", "params", "weights", "seeds"]
-    table = Table(
-        f"{dataset}, {protocol_name(group.record.iloc[0])}", about + [_heading(*score) for score in scores], []
-    )
+    if verified:
+        about.insert(4, "with verifier")
     marks = Marks()
+    headings = [score.heading + marks.of(start_notes(group, score.verify)) for score in scores]
+    table = Table(f"{dataset}, {protocol_name(group.record.iloc[0])}", about + headings, [])
     for row in rows:
         table.rows.append(
             [
                 row.method + marks.of(_method_notes(row)),
                 row.variant,
                 _backbone(row),
-                f"{row.parameters / 1e6:.2f} M" if row.parameters else "–",
+                _millions([row.parameters]),
+                *([_millions(row.records.pipeline)] if verified else []),
                 row.weights + marks.of(_weight_notes(row)),
                 ",".join(str(seed) for seed in sorted(set(row.records.seed))),
-                *(_score(row.records, score) for score in scores),
+                *(_score(row.records, score) + marks.of(ignored_notes(row.records, score.verify)) for score in scores),
             ]
         )
     for column, score in enumerate(scores, len(about)):
@@ -138,48 +165,37 @@ def _configurations(group: pd.DataFrame) -> list[_Row]:
     return rows
 
 
-def varying(settings: Iterable[dict[str, Any]]) -> set[str]:
-    """Return the settings in which the rows of a method differ."""
-    values: dict[str, set[str]] = {}
-    for own in settings:
-        for key, value in own.items():
-            values.setdefault(key, set()).add(canonical(value))
-    return {key for key, found in values.items() if len(found) > 1}
-
-
-def variant(settings: dict[str, Any], shown: set[str]) -> str:
-    """Return some of a method's settings as text."""
-    return ", ".join(f"{key}={value}" for key, value in settings.items() if key in shown)
-
-
 def _declared(record: dict[str, Any]) -> str:
-    """Return a protocol's text without its refiner, which is a column, and its summary."""
-    protocol = {k: v for k, v in record["spec"]["protocol"].items() if k not in ("refine", "summary", "source")}
-    return canonical([protocol, record["data"]])
+    """Return a protocol's text without refiner and verifier, which are columns, and without its summary."""
+    left_out = ("refine", "summary", "source", *VERIFICATION)
+    protocol = {k: v for k, v in record["spec"]["protocol"].items() if k not in left_out}
+    common = (protocol["fit_split"], *protocol["eval_splits"], protocol["background"].removeprefix("swept_on:"))
+    return canonical([protocol, {split: content for split, content in record["data"].items() if split in common}])
 
 
-def _select(records: pd.DataFrame, score: tuple[str, str, str]) -> pd.Series:
-    split, refine, metric = score
-    return records[(records.split == split) & (records.refine == refine)][metric].dropna()
+def _select(records: pd.DataFrame, score: _Score, column: str = "") -> pd.Series:
+    rows = records[(records.split == score.split) & (records.refine == score.refine)]
+    rows = rows[~rows.repeats] if score.verify == "none" else rows[rows.verify == score.verify]
+    return rows[column or score.metric].dropna()
 
 
-def _mean(records: pd.DataFrame, score: tuple[str, str, str]) -> float:
+def _mean(records: pd.DataFrame, score: _Score) -> float:
     values = _select(records, score)
     return float(values.mean()) if len(values) else -1.0
 
 
-def _score(records: pd.DataFrame, score: tuple[str, str, str]) -> str:
+def _score(records: pd.DataFrame, score: _Score) -> str:
     values = 100 * _select(records, score)
     if values.empty:
-        return "not run"
+        return "not run" if _select(records, score, "miou").empty else "–"
     spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    if score[2] != "miou":
+    if score.metric not in _ENDS:
         return f"{values.mean():.1f}{spread}"
-    low, high = (100 * _select(records, (*score[:2], end)).mean() for end in ("low", "high"))
+    low, high = (100 * _select(records, score, end).mean() for end in _ENDS[score.metric])
     return f"{values.mean():.1f}{spread} [{low:.1f}–{high:.1f}]"
 
 
-def _embolden(table: Table, rows: list[_Row], column: int, score: tuple[str, str, str]) -> None:
+def _embolden(table: Table, rows: list[_Row], column: int, score: _Score) -> None:
     """Mark the best score of a column among methods that see no masks."""
     fair = {n: _mean(row.records, score) for n, row in enumerate(rows) if not _sees_masks(row)}
     best = max(fair.values(), default=-1.0)
@@ -191,7 +207,7 @@ def protocol_name(record: dict[str, Any]) -> str:
     """Return a protocol's name with what was changed of it."""
     changes = []
     for key in sorted(record["origins"]):
-        if key.startswith("protocol."):
+        if key.startswith("protocol.") and key.split(".")[1] not in VERIFICATION:
             value: Any = record["spec"]["protocol"]
             for part in key.split(".")[1:]:
                 value = value[part]
@@ -206,10 +222,9 @@ def _backbone(row: _Row) -> str:
     return row.timm if row.backbone.startswith("timm:") else f"{row.backbone} ({row.timm})"
 
 
-def _heading(split: str, refine: str, metric: str) -> str:
-    if refine != "none":
-        return f"{split} +{refine}"
-    return f"{split} {_METRICS[metric]}"
+def _millions(counts: Iterable[float | None]) -> str:
+    known = dict.fromkeys(f"{count / 1e6:.2f} M" for count in counts if count and not pd.isna(count))
+    return " / ".join(known) or "–"
 
 
 class Marks:
@@ -243,8 +258,8 @@ def forbidden(record: dict[str, Any]) -> list[str]:
 
 def _method_notes(row: _Row) -> list[str]:
     record = row.records.record.iloc[0]
-    notes = forbidden(record)
-    if record["applied"]["background"] == "given":
+    notes = list(dict.fromkeys(note for own in row.records.record for note in forbidden(own)))
+    if record["applied"]["background"] == "given" and not _sees_masks(row):
         notes.append("masks made elsewhere, scored as they are")
     if record["applied"]["background"] == "model" and not row.method.startswith("sanity"):
         notes.append("has a background channel of its own; the protocol's background rule does not apply")

@@ -21,7 +21,9 @@ from harness.store import Artefact, Store
 from harness.strict import digest
 
 # Bump a stage's version when its code comes to give other numbers; what was computed before is then computed again.
-VERSIONS = {"labels": 1, "fit": 1, "select": 1, "score": 1, "curve": 1, "mask": 1, "evaluate": 2}
+VERSIONS = {
+    "labels": 1, "fit": 1, "select": 1, "score": 1, "curve": 1, "mask": 1, "verify": 1, "segment": 1, "evaluate": 2,
+}  # fmt: skip
 SHARD = 256  # pictures per shard
 
 
@@ -35,7 +37,7 @@ class Node:
     config : dict
         All that can change what it makes, beside its parents.
     parents : dict
-        Keys of the artefacts that it reads, by role; a role is a stage's name.
+        Keys of the artefacts that it reads, by role: a stage's name, or `mask/3` where there is one of each shard.
     label : str
         What people call it; not part of the key.
     resources : dict
@@ -121,6 +123,11 @@ class Task:
         """Return the artefact of a parent."""
         return self.store.need(stage, self.node.parents[stage])
 
+    def parents(self, stage: str) -> list[Artefact]:
+        """Return the artefacts of a parent that comes in shards, in their order."""
+        shards = [key for role, key in self.node.parents.items() if role.partition("/")[0] == stage]
+        return [self.store.need(stage, key) for key in shards]
+
     @cached_property
     def store(self) -> Store:
         """The results folder."""
@@ -159,7 +166,7 @@ class Task:
         told = {
             "what": f"{self.node.stage} {self.node.label}", "done": done, "total": total, "notes": notes or {},
             "rate": (done - start) / (now - since) if now > since else None,
-            "unit": "steps" if self.node.stage == "fit" else "pictures",
+            "unit": "steps" if self.node.stage in ("fit", "verify") else "pictures",
         }  # fmt: skip
         self.store.tell(self.node.key, told)
 

@@ -16,7 +16,7 @@ def run(task: Task) -> None:
     """Write `confusion.npy`, see `Confusions.save`, and `ids.json`."""
     config = task.config
     dataset = task.dataset()
-    masks = task.parent("mask")
+    masks = task.parent("segment" if "segment" in task.node.parents else "mask")
     start = config["shard"] * SHARD
     ids = task.parent("labels").json("labels.json")["ids"][start : start + SHARD]
 

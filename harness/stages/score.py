@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,10 @@ def read_scores(scores: Artefact, shard: int) -> Iterator[Scored]:
 
 def run(task: Task) -> None:
     """Write one safetensors file per shard; finished shards survive a crash."""
-    if "external" in task.config:
-        _copy(task)
-        return
     method = task.method()
+    if "external" in task.config or method.output == "labels":
+        _copy(task, method)
+        return
     split = task.parent("labels").json("labels.json")
     ids, labels = split["ids"], torch.tensor(split["labels"], dtype=torch.float32)
     fitted = task.parent("select" if "select" in task.node.parents else "fit")
@@ -61,18 +62,21 @@ def run(task: Task) -> None:
     (task.out / "scores.json").write_text(json.dumps({"output": method.output, "background": method.background}))
 
 
-def _copy(task: Task) -> None:
-    """Write the score maps of a split from a folder."""
+def _copy(task: Task, method: Method) -> None:
+    """Write the score maps of a split from a folder; the finished masks of an oracle are the ground truth itself."""
     config = task.config
-    method = task.method()
-    kind, folder = method.params.kind, Path(task.locations.roots[config["external"]])
+    if config.get("oracle"):
+        kind, path_of = "masks", task.dataset().mask_path
+    else:
+        kind, folder = method.params.kind, Path(task.locations.roots[config["external"]])
+        path_of = partial(find, folder, kind)
     ids = task.parent("labels").json("labels.json")["ids"]
     position = np.full(256, IGNORE, np.uint8)  # of a class among those that count
     position[config["class_ids"]] = np.arange(len(config["class_ids"]))
 
     def read(chunk: slice) -> Iterator[Scored]:
         for image_id in ids[chunk]:
-            path = find(folder, kind, image_id)
+            path = path_of(image_id)
             if kind == "masks":
                 yield image_id, position[open_mask(path)][None], None
             else:

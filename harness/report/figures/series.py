@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from harness.report.figures.canvas import LeftOut
-from harness.report.tables import protocol_name, variant, varying
+from harness.report.frame import variant, varying
+from harness.report.tables import protocol_name
 from harness.strict import canonical
 
 

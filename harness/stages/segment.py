@@ -1,0 +1,32 @@
+"""Masks that a trained verifier predicts of a shard of a split: no image labels, no gating."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from harness.data.base import open_rgb, save_mask
+from harness.stages import SHARD, Task
+from harness.stages.mask import best_channel, load_refiner
+from harness.stages.verify import load_verifier, recipe_of
+
+
+def run(task: Task) -> None:
+    """Write an indexed PNG per picture, at its own size, in the dataset's class indices."""
+    from harness.deeplab.model import probabilities
+
+    config = task.config
+    trained = task.parent("verify")
+    recipe = recipe_of(trained.manifest["config"]["recipe"] | config["recipe"])
+    model = load_verifier(trained).to(task.device)
+    refiner = load_refiner(config["refine"], task.registry)
+    class_of = np.array(config["class_ids"], np.uint8)
+    start = config["shard"] * SHARD
+    ids = task.parent("labels").json("labels.json")["ids"][start : start + SHARD]
+    paths = task.pictures[start : start + SHARD]
+    for done, (image_id, path) in enumerate(zip(ids, paths, strict=True), 1):
+        image = torch.from_numpy(open_rgb(path).copy()).permute(2, 0, 1)[None].to(task.device)
+        with task.autocast(config["precision"]):
+            scored = probabilities(model, image, recipe)[0].float().cpu()
+        save_mask(task.out / f"{image_id}.png", class_of[best_channel(scored, refiner, path)])
+        task.progress(done, len(ids))
