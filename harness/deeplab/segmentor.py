@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -75,12 +77,24 @@ class DeepLabV2(EncoderDecoder):
         return {name: self._cross_entropy(own, labels) for name, own in named.items()}
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Compare logits with (B, 1, H, W) labels, downsampled to their size to the nearest, as PIL does."""
-        nearest = functional.interpolate(labels.float(), logits.shape[2:], mode="nearest-exact").long()
-        return self.decode_head.loss_decode(logits, nearest.squeeze(1), ignore_index=self.decode_head.ignore_index)
+        """Compare logits with (B, 1, H, W) labels, downsampled to their size."""
+        small = downsample(labels.squeeze(1), logits.shape[2:]).long()
+        return self.decode_head.loss_decode(logits, small, ignore_index=self.decode_head.ignore_index)
 
     def _normalisations(self) -> list[nn.Module]:
         return [layer for layer in self.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
+def downsample(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Return (B, h, w) labels of (B, H, W) ones, each the nearest; where two are as near, PIL's choice."""
+    rows, columns = (_nearest(old, new, labels.device) for old, new in zip(labels.shape[1:], size, strict=True))
+    return labels[:, rows[:, None], columns]
+
+
+def _nearest(old: int, new: int, device: torch.device) -> Tensor:
+    """Return for each of `new` pixels the one of `old` that its centre falls into, summed up as PIL does it."""
+    step = old / new
+    return torch.tensor([int(place) for place in accumulate([step / 2, *[step] * (new - 1)])], device=device)
 
 
 def maximum(logits: list[Tensor]) -> Tensor:
