@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -73,6 +75,30 @@ class _Row:
     limit: int | None
     records: pd.DataFrame
 
+    def values(self, score: _Score, column: str = "") -> list[float]:
+        """Return what its records have of a score, or of another column of the same records."""
+        found = [getattr(one, column or score.metric) for one in self._shown(score)]
+        return [100 * value for value in found if pd.notna(value)]
+
+    def mean(self, score: _Score) -> float:
+        """Return the mean of a score over its records; -1 where there is none."""
+        values = self.values(score)
+        return fmean(values) if values else -1.0
+
+    def keys(self, score: _Score) -> list[str]:
+        """Return the keys of the records that a score comes from."""
+        return [one.key for one in self._shown(score) if pd.notna(getattr(one, score.metric))]
+
+    def _shown(self, score: _Score) -> list[Any]:
+        same = [one for one in self._each if (one.split, one.refine) == (score.split, score.refine)]
+        if score.verify == "none":
+            return [one for one in same if not one.repeats]
+        return [one for one in same if one.verify == score.verify]
+
+    @cached_property
+    def _each(self) -> list[Any]:
+        return list(self.records.itertuples())
+
 
 def comparison(results: pd.DataFrame, registry: Registry | None = None) -> list[Table]:
     """Return one table per dataset and protocol: scores are compared only where they are comparable.
@@ -117,7 +143,7 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
             *(_Score(split, refiner) for refiner in refiners),
             *(_Score(split, refine, "verified", verify) for refine, verify in verified),
         ]
-    rows = sorted(_configurations(group), key=lambda row: -_mean(row.records, _Score(splits[-1])))
+    rows = sorted(_configurations(group), key=lambda row: -row.mean(_Score(splits[-1])))
     about = ["method", "settings", "backbone (timm id)", "params", "weights", "seeds"]
     if verified:
         about.insert(4, "with verifier")
@@ -134,13 +160,13 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
                 *([_millions(row.records.pipeline)] if verified else []),
                 row.weights + marks.of(_weight_notes(row)),
                 ",".join(str(seed) for seed in sorted(set(row.records.seed))),
-                *(_score(row.records, score) + marks.of(ignored_notes(row.records, score.verify)) for score in scores),
+                *(_text(row, score) + marks.of(ignored_notes(row.records, score.verify)) for score in scores),
             ]
         )
     for column, score in enumerate(scores, len(about)):
         _embolden(table, rows, column, score)
         for number, row in enumerate(rows):
-            table.sources[number, column] = list(row.records.key[_select(row.records, score).index])
+            table.sources[number, column] = row.keys(score)
     table.notes = [*_protocol_notes(dataset, group, splits, registry), *marks.notes]
     return table
 
@@ -173,31 +199,20 @@ def _declared(record: dict[str, Any]) -> str:
     return canonical([protocol, {split: content for split, content in record["data"].items() if split in common}])
 
 
-def _select(records: pd.DataFrame, score: _Score, column: str = "") -> pd.Series:
-    rows = records[(records.split == score.split) & (records.refine == score.refine)]
-    rows = rows[~rows.repeats] if score.verify == "none" else rows[rows.verify == score.verify]
-    return rows[column or score.metric].dropna()
-
-
-def _mean(records: pd.DataFrame, score: _Score) -> float:
-    values = _select(records, score)
-    return float(values.mean()) if len(values) else -1.0
-
-
-def _score(records: pd.DataFrame, score: _Score) -> str:
-    values = 100 * _select(records, score)
-    if values.empty:
-        return "not run" if _select(records, score, "miou").empty else "–"
-    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+def _text(row: _Row, score: _Score) -> str:
+    values = row.values(score)
+    if not values:
+        return "–" if row.values(score, "miou") else "not run"
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
     if score.metric not in _ENDS:
-        return f"{values.mean():.1f}{spread}"
-    low, high = (100 * _select(records, score, end).mean() for end in _ENDS[score.metric])
-    return f"{values.mean():.1f}{spread} [{low:.1f}–{high:.1f}]"
+        return f"{fmean(values):.1f}{spread}"
+    low, high = (fmean(row.values(score, end)) for end in _ENDS[score.metric])
+    return f"{fmean(values):.1f}{spread} [{low:.1f}–{high:.1f}]"
 
 
 def _embolden(table: Table, rows: list[_Row], column: int, score: _Score) -> None:
     """Mark the best score of a column among methods that see no masks."""
-    fair = {n: _mean(row.records, score) for n, row in enumerate(rows) if not _sees_masks(row)}
+    fair = {n: row.mean(score) for n, row in enumerate(rows) if not _sees_masks(row)}
     best = max(fair.values(), default=-1.0)
     if best >= 0:
         table.bold |= {(number, column) for number, value in fair.items() if value == best}

@@ -17,7 +17,9 @@ def verifier_names(records: Sequence[dict[str, Any]]) -> list[str]:
     """
     facts = [_verifier_facts(record) for record in records]
     names = [record["spec"]["protocol"].get("verify", "none") for record in records]
-    apart = {name: varying(own for own, called in zip(facts, names, strict=True) if called == name) for name in names}
+    apart = {
+        name: varying(own for own, called in zip(facts, names, strict=True) if called == name) for name in set(names)
+    }
     told = [variant(own, apart[name]) for own, name in zip(facts, names, strict=True)]
     return [f"{name} {settings}".strip() for name, settings in zip(names, told, strict=True)]
 
