@@ -6,11 +6,15 @@ PIP_ARGS    ?=
 RESULTS     ?= results
 BIN         := $(VENV)/bin
 
-.PHONY: demo test test-all lint types clean
+.PHONY: demo demo-verify test test-all lint types clean
 
 demo: $(VENV)/.ready  ## train and compare on drawn pictures, print the table
 	$(BIN)/harness run --experiment demo --results $(RESULTS)
 	$(BIN)/harness report demo --results $(RESULTS)
+
+demo-verify: $(VENV)/.ready  ## train a small DeepLabV2 on pseudo-masks and on the ground truth, print the table
+	$(BIN)/harness run --experiment demo-verify --results $(RESULTS)
+	$(BIN)/harness report demo-verify --results $(RESULTS)
 
 test: $(VENV)/.ready  ## the tests of every commit
 	$(BIN)/python -m pytest -m "not slow"

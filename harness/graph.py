@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.data.index import SplitIndex
+from harness.data.index import NO_LABELS, SplitIndex
 from harness.errors import UserError
 from harness.method import Method
 from harness.protocol import effective_background, effective_gating, ground_truth
@@ -59,20 +59,28 @@ class CellGraph:
                 f"dataset {self.dataset.name} has no masks here, and protocol {self.protocol.name} needs them: "
                 "see its label_source, background_label and background"
             )
+        for split in self.splits:
+            if split in self.dataset.blind_splits and self.gating(split) == "gt":
+                raise UserError(
+                    f"{self.dataset.name} {split} has no public image labels to gate classes by: "
+                    "--set protocol.class_gating.held_out=none, or predicted:0.5"
+                )
 
     def artefacts(self) -> dict[str, Any]:
         """Add all stages; return their keys by place."""
-        splits = {}
+        splits: dict[str, dict[str, Any]] = {}
         for split in self.protocol.eval_splits:
+            if split in self.dataset.blind_splits and "masks" in self.method.supervision:
+                splits[split] = {"labels": self.labels(split).key}  # there is no truth to make masks of
+                continue
             score = self.score(split)
-            place: dict[str, Any] = {"labels": self.labels(split).key, "score": score.key}
+            place = splits[split] = {"labels": self.labels(split).key, "score": score.key}
             masks = self.masks(split)
             place["mask"] = [mask.key for mask in masks]
-            if self.dataset.has_masks:
+            if self._is_scored(split):
                 place["evaluate"] = [self.evaluate(split, mask).key for mask in masks]
                 if self.method.output != "labels":
                     place["curve"] = self.curve(split, score).key
-            splits[split] = place
         model = {} if self.method.external else {node.stage: node.key for node in self.model}
         if self.spec.verifier:
             verify = self.verify()
@@ -80,7 +88,7 @@ class CellGraph:
             for split, place in splits.items():
                 segments = [self.segment(split, shard, verify) for shard in range(self._shards(split))]
                 place["segment"] = [segment.key for segment in segments]
-                if self.dataset.has_masks:
+                if self._is_scored(split):
                     place["verification"] = [self.evaluate(split, segment).key for segment in segments]
         return {"fit": None, **model, "splits": splits}
 
@@ -103,12 +111,14 @@ class CellGraph:
             "method_version": self.version,
             "supervision": list(self.method.supervision),
             "applied": {"background": self.background, "gating": gating},
-            "ground_truth": ground_truth(self.method, self.protocol, self.dataset.training_splits, gating),
+            "ground_truth": ground_truth(
+                self.method, self.protocol, (*self.dataset.training_splits, *self.dataset.blind_splits), gating
+            ),
             "classes": [self.dataset.classes[class_id] for class_id in self.class_ids],
             "data": {node.config["split"]: node.config["content"] for node in nodes if node.stage == "labels"},
             "masks": {
                 "set": self.dataset.mask_set(),
-                "pixels": {split: self.index(split).mask_digest for split in splits if self.dataset.has_masks},
+                "pixels": {split: self.index(split).mask_digest for split in splits if self._is_scored(split)},
             },
             "pictures": {split: len(self.index(split).ids) for split in splits},
             **({"verifier": self._verifier()} if self.spec.verifier else {}),
@@ -120,9 +130,9 @@ class CellGraph:
 
     def index(self, split: str, masks: bool = True) -> SplitIndex:
         """Return a checked split; `masks` where its pixels are needed later."""
-        masks = self.dataset.has_masks and (masks or self.protocol.label_source == "masks")
-        assert self.protocol.label_source
-        return self.planner.split(self.dataset, split, self.protocol.label_source, masks, self.spec.limit)
+        source = self._label_source(split)
+        masks = self._is_scored(split) and (masks or source == "masks")
+        return self.planner.split(self.dataset, split, source, masks, self.spec.limit)
 
     def labels(self, split: str, masks: bool = True) -> Node:
         """Add the image labels of a split."""
@@ -134,7 +144,7 @@ class CellGraph:
         index = self.index(split, masks)
         config = {
             "dataset": self.spec.dataset, "split": split, "limit": self.spec.limit, "masks": index.masks,
-            "class_ids": self.class_ids, "label_source": self.protocol.label_source,
+            "class_ids": self.class_ids, "label_source": self._label_source(split),
             "background_label": self.protocol.background_label, "content": index.digest,
         }  # fmt: skip
         node = self._add("labels", config, [], f"{self.spec.dataset}/{split}")
@@ -163,7 +173,8 @@ class CellGraph:
         if self.protocol.checkpoint == "last":
             return [self.fit()]
         splits = self.protocol.eval_splits
-        held_out = next((split for split in splits if split not in self.dataset.training_splits), None)
+        no_use = (*self.dataset.training_splits, *self.dataset.blind_splits)
+        held_out = next((split for split in splits if split not in no_use), None)
         if held_out is None:
             raise UserError(f"checkpoint {self.protocol.checkpoint} needs a held-out split among {', '.join(splits)}")
         rule, _, patience = self.protocol.checkpoint.partition(":")
@@ -268,6 +279,13 @@ class CellGraph:
     def _needs_masks(self) -> bool:
         sources = (self.protocol.label_source, self.protocol.background_label)
         return "masks" in sources or self.background.startswith("swept_on")
+
+    def _label_source(self, split: str) -> str:
+        assert self.protocol.label_source
+        return NO_LABELS if split in self.dataset.blind_splits else self.protocol.label_source
+
+    def _is_scored(self, split: str) -> bool:
+        return self.dataset.has_masks and split not in self.dataset.blind_splits
 
     def _given(self, split: str) -> Node:
         """Add the image labels of a split that masks are made of; its pixels are looked at only where they must be."""

@@ -31,7 +31,7 @@ LAYERS = [
     {"record", "cluster"},
     {"schedule", "progress"},
     {"estimate"},
-    {"report", "doctor", "reproduce"},
+    {"report", "doctor", "reproduce", "submission"},
     {"survey"},
     {"merge", "gc"},
     {"predict", "check", "scaffold"},

@@ -14,6 +14,7 @@ from harness.cli import (
     describe,
     doctor,
     evaluate,
+    export,
     gc,
     list_,
     merge,
@@ -40,6 +41,7 @@ for module, name in (
     (run, "run"), (report, "report"), (list_, "list"), (describe, "describe"), (status, "status"), (show, "show"),
     (predict, "predict"), (compare, "compare"), (evaluate, "evaluate"), (doctor, "doctor"),
     (merge, "merge"), (gc, "gc"), (prepare, "prepare"), (check, "check"), (new, "new"),
+    (export, "export"),
 ):  # fmt: skip
     app.command(name)(module.command)
 

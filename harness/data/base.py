@@ -31,6 +31,8 @@ class Dataset:
         The splits that are scored, unless the protocol says otherwise.
     training_splits : tuple of str
         The splits whose image labels are allowed supervision.
+    blind_splits : tuple of str
+        The splits of which only the pictures are public: masks are made of them, and scored by somebody else.
     subset : tuple of str
         The classes that count unless the protocol says otherwise; empty means all.
     settings : dict
@@ -59,6 +61,7 @@ class Dataset:
     fit_split: ClassVar[str] = "train"
     eval_splits: ClassVar[tuple[str, ...]] = ("train", "val")
     training_splits: ClassVar[tuple[str, ...]] = ("train",)
+    blind_splits: ClassVar[tuple[str, ...]] = ()
     subset: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[dict[str, dict[str, Any]]] = {}
     official: ClassVar[dict[str, int]] = {}

@@ -25,6 +25,8 @@ from harness.errors import UserError
 from harness.files import write_atomic
 from harness.strict import digest
 
+NO_LABELS = "none"  # the label source of a blind split
+
 Progress = Callable[[int, int], None]
 
 _FORMAT = 2  # of what is remembered of a file
@@ -160,7 +162,10 @@ def _look(dataset: Dataset, image_id: str, label_source: str, masks: bool, memor
                 f"mask holds undefined index {undefined[0]} (classes are 0..{len(dataset.classes) - 1}, 255)"
             )
     values = tuple(value for value in mask["values"] if value != IGNORE)
-    labels = tuple(v for v in values if v) if label_source == "masks" else dataset.image_labels(image_id, label_source)
+    if label_source == "masks":
+        labels = [value for value in values if value]
+    else:
+        labels = [] if label_source == NO_LABELS else dataset.image_labels(image_id, label_source)
     height, width = image["size"]
     return Picture(
         image_id, image["hash"], mask["hash"], mask["pixels"], height, width, image["mode"], values, tuple(labels)

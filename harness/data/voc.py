@@ -121,6 +121,7 @@ class VOC12(VOCLayout):
     fit_split = "train_aug"
     eval_splits = ("train", "val")
     training_splits: ClassVar[tuple[str, ...]] = ("train", "train_aug", "trainaug")
+    blind_splits = ("test",)
     prepared_as = "voc12"
     official = {"train": 1464, "train_aug": 10582, "trainaug": 10582, "val": 1449, "test": 1456}
 

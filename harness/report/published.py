@@ -175,6 +175,11 @@ class Score(Facts):
         """The score in per cent."""
         return float(self.printed)
 
+    @property
+    def verified(self) -> bool:
+        """Whether it is of a network that was trained on the masks, by a recipe of ours."""
+        return self.stage == "segmentation" and "verify" in self.protocol
+
     def of(self, spec: Mapping[str, Any]) -> bool:
         """Return whether a cell measures this score.
 
@@ -186,14 +191,15 @@ class Score(Facts):
         Returns
         -------
         bool
-            Whether method, backbone, settings, dataset, split and refiner are those of the score. The rest of the
-            protocol, the other settings, seeds and a limit of pictures are not looked at: they decide whether the two
-            numbers may be compared.
+            Whether method, backbone, settings, dataset, split, refiner and verifier are those of the score. The rest
+            of the protocol, the other settings, seeds and a limit of pictures are not looked at: they decide whether
+            the two numbers may be compared.
         """
         protocol = spec["protocol"]
         ours = (spec["method"], spec["backbone"], spec["dataset"], protocol["refine"])
         return (
             ours == (self.method, self.backbone, self.dataset, self.protocol.get("refine"))
+            and (not self.verified or protocol.get("verify") == self.protocol["verify"])
             and self.split in protocol["eval_splits"]
             and all(spec["params"].get(key) == value for key, value in self.settings.items())
         )

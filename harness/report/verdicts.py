@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from harness.data.base import Dataset
+from harness.protocol import VERIFICATION, VERIFIER
 from harness.registry import Registry
 from harness.report.foreground import best_of_heads
 from harness.report.published import Score
@@ -107,7 +108,7 @@ def _measured(verdict: Verdict) -> str:
 
 
 def _judge(score: Score, records: list[dict[str, Any]], registry: Registry, store: Store) -> Verdict:
-    done = [record for record in records if record["status"] == "done" and score.split in record["metrics"]]
+    done = [record for record in records if record["status"] == "done" and score.split in _metrics(score, record)]
     if not done:
         bad = next((record for record in records if record["status"] in _WORST), None)
         why = f"{bad['status']}: {bad['reason']}" if bad else "not run"
@@ -135,26 +136,47 @@ def _value(score: Score, records: list[dict[str, Any]], store: Store) -> float |
     kind, _, class_name = score.metric.partition(":")
     if kind == "jaccard":
         return best_of_heads(records, score.split, store)
-    metrics = records[0]["metrics"][score.split]
+    metrics = _metrics(score, records[0])[score.split]
     value = metrics["iou"][records[0]["classes"].index(class_name)] if kind == "iou" else metrics[kind]
     return None if value is None else 100 * value
+
+
+def _metrics(score: Score, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics by split of what a score is of: the masks, or the verifier that was trained on them."""
+    return record.get("verification", {}) if score.verified else record["metrics"]
 
 
 def _differences(score: Score, record: dict[str, Any], registry: Registry) -> Iterator[str]:
     """Yield in what a record was not scored as the published number was, as far as that is known."""
     dataset: type[Dataset] = registry.load("dataset", record["spec"]["dataset"])
     protocol, applied = record["spec"]["protocol"], record["applied"]
+    masks_of = protocol["mask_split"] if score.verified else score.split
     for field, there in score.protocol.items():
+        if field in VERIFICATION:
+            continue  # told by `_verification`
         if field == "background" and applied["background"] == "model":
             continue  # the rule does not apply to a method with a background of its own
         here = applied["background"] if field == "background" else protocol[field]
         if field == "class_gating":
-            there = there["training" if score.split in dataset.training_splits else "held_out"]
-            here = applied["gating"][score.split]
+            there = there["training" if masks_of in dataset.training_splits else "held_out"]
+            here = applied["gating"][masks_of]
         if here != there:
             yield f"{field} {there} there, {here} here"
+    if score.verified:
+        yield from _verification(score, record)
     whole, scored = dataset.official.get(score.split), record["pictures"][score.split]
     if whole and whole != scored:
         yield f"{whole} pictures there, {scored} here"
     if record["weights"]["source"] == "random":
         yield "pretrained weights there, a random start here"
+
+
+def _verification(score: Score, record: dict[str, Any]) -> Iterator[str]:
+    """Yield in what a verifier was not trained as the published one was."""
+    for field, here in (("verify_init", "init"), ("mask_split", "mask_split")):
+        there = score.protocol.get(field)
+        if there and there != record["verifier"][here]:
+            yield f"{field} {there} there, {record['verifier'][here]} here"
+    for name in record["origins"]:
+        if name.startswith(f"{VERIFIER}."):
+            yield f"{name} changed here"
