@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.graph import CellGraph
 from harness.method import Method
 from harness.registry import Registry
-from harness.spec import Cell
+from harness.spec import Cell, RunSpec
 from harness.stages import Locations, Node
 from harness.store import Store
 from harness.strict import digest
@@ -87,6 +87,14 @@ class Plan:
         return [key for key, node in self.nodes.items() if key in needed and not store.artefact(node.stage, key)]
 
 
+def cell_key(spec: RunSpec, made: Any) -> str:
+    """Return the key of a cell, from its spec and the keys of its stages, or the reason why it has none."""
+    keyed = spec.model_dump(mode="json")
+    for name in ("summary", "source"):
+        keyed["protocol"].pop(name)
+    return digest([keyed, made])
+
+
 def is_done(store: Store, planned: PlannedCell) -> bool:
     """Return whether a cell has its final record."""
     record = store.record(planned.key)
@@ -140,15 +148,11 @@ class Planner:
         return plan
 
     def _cell(self, plan: Plan, cell: Cell) -> PlannedCell:
-        keyed = cell.spec.model_dump(mode="json")
-        for name in ("summary", "source"):
-            keyed["protocol"].pop(name)
         if cell.skip:
-            return PlannedCell(cell, digest([keyed, cell.skip]), [], {}, {})
+            return PlannedCell(cell, cell_key(cell.spec, cell.skip), [], {}, {})
         graph = CellGraph(self, plan, cell)
         artefacts = graph.artefacts()
-        key = digest([keyed, artefacts])
-        return PlannedCell(cell, key, list(dict.fromkeys(graph.keys)), artefacts, graph.about())
+        return PlannedCell(cell, cell_key(cell.spec, artefacts), list(dict.fromkeys(graph.keys)), artefacts, graph.about())
 
     def dataset(self, name: str) -> Dataset:
         """Return an opened dataset."""
