@@ -7,12 +7,34 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+_TORCH = "pip install -c constraints.txt torch torchvision"
+# Other distributions of the same modules. They overwrite one another's files, so a mend begins without any.
+_RIVALS = {
+    "mmengine": ("mmengine", "mmengine-lite"),
+    "mmcv": ("mmcv", "mmcv-lite", "mmcv-full"),
+    "mmsegmentation": ("mmsegmentation",),
+}
+# In a process of its own: what the mm-packages print and warn of on import is no part of a diagnosis.
+_PROBE = """
+import sys
+try:
+    from harness.deeplab.model import build
+    from harness.deeplab.recipe import load_recipe
+    from harness.registry import Registry
+    build(load_recipe("toy", Registry()), 2)
+except Exception as error:
+    error = error.__cause__ or error
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
 
 
 @dataclass(frozen=True)
@@ -75,12 +97,27 @@ def _torch() -> Iterator[Check]:
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     finding = f"{torch.__version__}, {', '.join(gpus) or 'no GPU: CPU only'}"
+    imported = torch.__version__.partition("+")[0]
+    known = [version for version in _versions("torch") if version.partition("+")[0] != imported]
     driver = shutil.which("nvidia-smi") is not None
-    mend = "install a CUDA build of torch to use the GPU" if driver and not gpus else ""
-    yield Check("torch", "bad" if mend else "ok", finding, mend)
+    if known:
+        mend = f"pip uninstall torch, until none is left; then {_TORCH}"
+        yield Check("torch", "bad", f"doubled: {torch.__version__} is imported, pip knows {', '.join(known)} too", mend)
+    elif driver and not gpus:
+        yield Check("torch", "bad", finding, "install a CUDA build of torch to use the GPU")
+    else:
+        yield Check("torch", "ok", finding)
 
 
 def _torchvision() -> Iterator[Check]:
+    import torch
+
+    own = [Requirement(text) for text in importlib.metadata.requires("torchvision") or []]
+    fits = next((it.specifier for it in own if it.name == "torch"), SpecifierSet())
+    if not fits.contains(torch.__version__, prereleases=True):
+        finding = f"{_version('torchvision')} is for torch {fits}, and torch is {torch.__version__}"
+        yield Check("torchvision", "bad", finding, _TORCH)
+        return
     from harness.torchvision_ops import ensure_importable
 
     declared = ensure_importable()
@@ -123,28 +160,53 @@ def _prepare() -> Iterator[Check]:
 
 
 def _verifier() -> Iterator[Check]:
-    """Find the mm-packages: either the maintained distributions or none."""
-    pairs = {name: (f"onedl-{name}", name) for name in ("mmengine", "mmcv", "mmsegmentation")}
-    have = {name: [d for d in distributions if _version(d)] for name, distributions in pairs.items()}
-    doubled = [name for name, found in have.items() if len(found) > 1]
+    """Find the mm-packages: the maintained distributions in the versions that were tried, or none at all."""
+    wanted = [r for r in map(Requirement, importlib.metadata.requires("wsss-harness") or []) if _is_of(r, "verify")]
+    rivals = [name for names in _RIVALS.values() for name in names if _version(name)]
+    have = [r.name for r in wanted if _version(r.name)]
+    unfit = [r for r in wanted if not all(map(r.specifier.contains, _versions(r.name))) or r.name not in have]
+    finding = ", ".join(f"{name} {' and '.join(_versions(name))}" for name in (*have, *rivals))
     install = "pip install 'wsss-harness[verify]'"
-    if doubled:
-        both = " ".join(d for name in doubled for d in have[name])
-        yield Check("mmsegmentation", "bad", f"doubled: {both}", f"pip uninstall {both}, then {install}")
-    elif not all(have.values()):
+    again = f"pip uninstall {' '.join([*have, *rivals])}, then {install}"
+    if not finding:
         yield Check("mmsegmentation", "optional", "not installed: no verification", install)
+    elif rivals:
+        doubled = any(f"onedl-{module}" in have for module, names in _RIVALS.items() if set(names) & set(rivals))
+        how = "doubled" if doubled else "not the maintained ones"
+        yield Check("mmsegmentation", "bad", f"{how}: {finding}", again)
+    elif unfit:
+        needs = ", ".join(f"{r.name}{r.specifier}" for r in unfit)
+        yield Check("mmsegmentation", "bad", f"{finding} (needs {needs})", again)
+    elif reason := _no_network():
+        mend = "pip uninstall opencv-python, then pip install opencv-python-headless" if "libGL" in reason else again
+        yield Check("mmsegmentation", "bad", f"{finding}, but no DeepLabV2: {reason}", mend)
     else:
-        found = [d for distributions in have.values() for d in distributions]
-        foreign = [d for d in found if not d.startswith("onedl-")]
-        versions = ", ".join(f"{d} {_version(d)}" for d in found)
-        mend = f"pip uninstall {' '.join(foreign)}, then {install}" if foreign else ""
-        yield Check("mmsegmentation", "bad" if foreign else "ok", versions, mend)
+        yield Check("mmsegmentation", "ok", f"{finding}, builds a DeepLabV2")
+
+
+def _no_network() -> str:
+    """Return why no DeepLabV2 can be built here; empty if one can."""
+    command = [sys.executable, "-c", _PROBE]
+    probe = subprocess.run(command, capture_output=True, text=True, timeout=300)  # noqa: S603
+    said = probe.stderr.strip().splitlines() or [f"exit status {probe.returncode}"]
+    return said[-1] if probe.returncode else ""
 
 
 def _disk() -> Iterator[Check]:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     mend = "free some space, or use --results on another disk" if free < 2 else ""
     yield Check("disk", "bad" if mend else "ok", f"{free:.0f} GiB free here, {os.cpu_count()} cores", mend)
+
+
+def _is_of(requirement: Requirement, extra: str) -> bool:
+    marker = requirement.marker
+    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+
+
+def _versions(name: str) -> list[str]:
+    """Return the versions of a distribution that stand in the folder that it is imported from; two are one too many."""
+    found = list(importlib.metadata.distributions(name=name))
+    return sorted({d.version for d in found if d.locate_file("") == found[0].locate_file("")})
 
 
 def _version(name: str) -> str | None:
