@@ -152,7 +152,9 @@ class Planner:
             return PlannedCell(cell, cell_key(cell.spec, cell.skip), [], {}, {})
         graph = CellGraph(self, plan, cell)
         artefacts = graph.artefacts()
-        return PlannedCell(cell, cell_key(cell.spec, artefacts), list(dict.fromkeys(graph.keys)), artefacts, graph.about())
+        return PlannedCell(
+            cell, cell_key(cell.spec, artefacts), list(dict.fromkeys(graph.keys)), artefacts, graph.about()
+        )
 
     def dataset(self, name: str) -> Dataset:
         """Return an opened dataset."""

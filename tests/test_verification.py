@@ -139,27 +139,44 @@ def test_every_shard_of_the_masks_is_read(toy: Path, tmp_path: Path) -> None:
     assert SHARD == 256
 
 
+ON_MASKS = ["--set", "protocol.fit_split=train", "--set", "protocol.label_source=masks"]
+
+
+def blind_cell(gating: str) -> Cell:
+    changed = {"protocol.fit_split": "train", "protocol.label_source": "masks", "protocol.eval_splits": "test",
+               "protocol.class_gating.held_out": gating}  # fmt: skip
+    return cell(methods="sanity-background", datasets="voc12", limit=None, set=changed)
+
+
+def test_masks_of_a_blind_split_are_made_and_not_scored(voc: Path, tmp_path: Path) -> None:
+    plan = Planner(REGISTRY, tmp_path, voc).plan([blind_cell("none")])
+    assert set(plan.cells[0].artefacts["splits"]["test"]) == {"labels", "score", "mask"}
+    with pytest.raises(UserError, match="test has no public image labels to gate classes by"):
+        Planner(REGISTRY, tmp_path, voc).plan([blind_cell("gt")])
+
+
 @pytest.fixture(scope="module")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures in VOC's layout, a fifth of each mask not labelled."""
+    """Four pictures in VOC's layout, a fifth of each mask not labelled, and one without a mask."""
     root = tmp_path_factory.mktemp("voc")
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for split, ids in (("train", ["a", "b"]), ("val", ["c", "d"])):
+    for split, ids in (("train", ["a", "b"]), ("val", ["c", "d"]), ("test", ["e"])):
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(ids))
         for name in ids:
             mask = np.zeros((40, 50), np.uint8)
             mask[5:20, 5:30], mask[25:35, 10:20], mask[:, 40:] = 3, 15, 255
             Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(root / "JPEGImages" / f"{name}.jpg")
-            save_mask(root / "SegmentationClass" / f"{name}.png", mask)
+            if split != "test":
+                save_mask(root / "SegmentationClass" / f"{name}.png", mask)
     return root
 
 
 def test_the_upper_bound_is_the_recipe_on_the_ground_truth_itself(here: Run, voc: Path, tmp_path: Path) -> None:
     settings = {"iterations": 3, "batch_size": 2, "crop": 48}
     words = [word for name, value in settings.items() for word in ("--set", f"deeplabv2.{name}={value}")]
-    split = ["--set", "protocol.fit_split=train", "--set", "protocol.label_source=masks"]
+    split = [*ON_MASKS, "--set", "protocol.eval_splits=train,val,test"]
     found = here(
         "run", "--methods", "sanity-oracle", "--dataset", "voc12", "--root", str(voc), "--verify", "deeplabv2:toy",
         *words, *split, "--threads", "1", "--json",
@@ -176,7 +193,10 @@ def test_the_upper_bound_is_the_recipe_on_the_ground_truth_itself(here: Run, voc
     assert (verifier["trained_on"], verifier["mask_split"], verifier["init"]) == (2, "train", "random")
     assert verifier["pipeline"] == verifier["parameters"] > 100_000
     assert set(verifier["packages"]) == {"onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation"}
-    assert set(record["verification"]) == {"train", "val"}
+    assert set(record["metrics"]) == set(record["verification"]) == {"train", "val"}
+    blind = record["artefacts"]["splits"]["test"]
+    assert set(blind) == {"labels", "segment"}
+    assert store.need("segment", blind["segment"][0]).file("e.png")
     told = {(use["what"], use["split"], use["for"]): use["allowed"] for use in record["ground_truth"]}
     assert told["pixels", "train", "the verifier's training"] is False
     curves = store.need("verify", record["artefacts"]["verify"]).json("curves.json")
