@@ -15,7 +15,7 @@ from harness.cli.list_ import kind_of
 
 def command(
     kind: Annotated[
-        str, typer.Argument(help="method, backbone, dataset, protocol, experiment, refiner, crf or published.")
+        str, typer.Argument(help="method, backbone, dataset, protocol, experiment, refiner, crf, deeplab or published.")
     ],
     name: Annotated[str, typer.Argument()],
     plugins: Plugins = None,
@@ -23,7 +23,7 @@ def command(
 ) -> None:
     """Describe one name, with its settings.
 
-    A method, backbone, dataset, protocol, experiment, refiner, CRF preset or publication.
+    A method, backbone, dataset, protocol, experiment, refiner, CRF preset, recipe of a verifier or publication.
     """
     from harness.registry import CODE_KINDS, Registry
 

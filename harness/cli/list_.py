@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def command(
     kind: Annotated[
         str,
-        typer.Argument(help="methods, backbones, datasets, protocols, experiments, refiners, crf, published or runs."),
+        typer.Argument(
+            help="methods, backbones, datasets, protocols, experiments, refiners, crf, deeplab, published or runs."
+        ),
     ],
     pattern: Annotated[str, typer.Argument(help="Only names that match this glob.")] = "*",
     results: Results = DEFAULT_RESULTS,
