@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -252,6 +254,15 @@ def test_batch_normalisation_is_treated_as_the_recipe_says(bn: str) -> None:
         for kind, ending in kinds.items()
     }
     assert moved == {"weight": {bn == "trained"}, "statistics": {bn != "frozen"}, "convolution": {True}}
+
+
+def test_neither_importing_nor_building_says_anything() -> None:
+    code = (
+        "from harness.deeplab.model import build; from harness.deeplab.recipe import load_recipe; "
+        "from harness.registry import Registry; build(load_recipe('toy', Registry()), 2)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert said.stdout + said.stderr == ""
 
 
 def test_mmengines_runner_does_not_draw_the_weights_again() -> None:
