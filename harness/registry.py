@@ -33,6 +33,7 @@ DATA_KINDS = {
     "deeplab": "deeplab",
 }
 ENTRY_POINT_GROUP = "wsss_harness.plugins"
+NAME = r"[a-z][a-z0-9_-]*"  # what can be typed where names are
 _BUILT_IN_PACKAGES = ("wsss_methods", "harness.data")
 
 

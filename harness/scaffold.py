@@ -7,12 +7,12 @@ from pathlib import Path
 from string import Template
 
 from harness.errors import UserError
-from harness.registry import CODE_KINDS, Registry, configs
+from harness.registry import CODE_KINDS, NAME, Registry, configs
 
 _RUN = {
-    "method": "{given}--methods {name},vitpcm",
-    "refiner": "{given}--methods cam --refine none,{name}",
-    "dataset": "{given}--methods cam,sanity-oracle --dataset {name}",
+    "method": "--methods {},vitpcm",
+    "refiner": "--methods cam --refine none,{}",
+    "dataset": "--methods cam,sanity-oracle --dataset {}",
 }
 
 
@@ -31,13 +31,11 @@ def scaffold(kind: str, name: str, folder: Path, package: bool = False) -> list[
     """
     if kind not in CODE_KINDS:
         raise UserError(f"harness new {kind}: expected {', '.join(CODE_KINDS)}")
-    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+    if not re.fullmatch(NAME, name):
         raise UserError(f"'{name}' is no name: small letters, digits, - and _, beginning with a letter")
     if name in Registry().names(kind):
         raise UserError(f"there is a {kind} '{name}' already: take another name")
-    module = name.replace("-", "_")
-    texts = _package(kind, name, module) if package else _files(kind, name, module)
-    paths = {folder / path: text for path, text in texts.items()}
+    paths = {folder / path: text for path, text in _texts(kind, name, package).items()}
     for path in [folder / name] if package else paths:
         if path.exists():
             raise UserError(f"{path.name} is there already: take another name, or move it away")
@@ -47,36 +45,23 @@ def scaffold(kind: str, name: str, folder: Path, package: bool = False) -> list[
     return list(paths)
 
 
-def _files(kind: str, name: str, module: str) -> dict[str, str]:
-    file = f"{module}.py"
-    test = {
-        "imports": "from pathlib import Path\n",
-        "target": f'str(Path(__file__).with_name("{file}"))',
-    }
-    page = {"install": "pip install wsss-harness", "target": file, "run": _run(kind, name, f"--plugins {file} ")}
+def _texts(kind: str, name: str, package: bool) -> dict[str, str]:
+    """Return what is to be written, by path."""
+    module = name.replace("-", "_")
+    values = {"kind": kind, "name": name, "title": "".join(part.capitalize() for part in module.split("_"))}
+    if package:
+        module = f"wsss_{module}"
+        plugin, test, page = f"{name}/{module}/__init__.py", f"{name}/tests/test_{module}.py", f"{name}/README.md"
+        places = {f"{kind}.py": plugin, "test.py": test, "page.md": page, "pyproject.toml": f"{name}/pyproject.toml"}
+        values |= {"install": "pip install .", "target": name, "given": "", "imports": "", "tested": f'"{name}"'}
+    else:
+        plugin = f"{module}.py"
+        places = {f"{kind}.py": plugin, "test.py": f"test_{plugin}", "page.md": f"{module}.md"}
+        values |= {"install": "pip install wsss-harness", "target": plugin, "given": f"--plugins {plugin} "}
+        values |= {"imports": "from pathlib import Path\n", "tested": f'str(Path(__file__).with_name("{plugin}"))'}
+    values |= {"module": module, "run": _RUN[kind].format(name)}
+    templates = configs() / "templates"
     return {
-        file: _filled(f"{kind}.py", kind, name),
-        f"test_{file}": _filled("test.py", kind, name, **test),
-        f"{module}.md": _filled("page.md", kind, name, **page),
+        path: Template((templates / f"{template}.txt").read_text("utf-8")).substitute(values)
+        for template, path in places.items()
     }
-
-
-def _package(kind: str, name: str, module: str) -> dict[str, str]:
-    module = f"wsss_{module}"
-    page = {"install": "pip install .", "target": name, "run": _run(kind, name, "")}
-    return {
-        f"{name}/{module}/__init__.py": _filled(f"{kind}.py", kind, name),
-        f"{name}/tests/test_{module}.py": _filled("test.py", kind, name, imports="", target=f'"{name}"'),
-        f"{name}/README.md": _filled("page.md", kind, name, **page),
-        f"{name}/pyproject.toml": _filled("pyproject.toml", kind, name, module=module),
-    }
-
-
-def _run(kind: str, name: str, given: str) -> str:
-    return _RUN[kind].format(given=given, name=name)
-
-
-def _filled(template: str, kind: str, name: str, **values: str) -> str:
-    text = (configs() / "templates" / f"{template}.txt").read_text("utf-8")
-    title = "".join(part.capitalize() for part in re.split("[-_]", name))
-    return Template(text).substitute(kind=kind, name=name, title=title, **values)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import shutil
 import subprocess
 import sys
+import tokenize
 import zipfile
 from pathlib import Path
 
@@ -116,6 +118,27 @@ def test_the_harness_knows_no_method_and_methods_know_public_names() -> None:
 def test_modules_fit_in_a_head() -> None:
     long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > 350}
     assert not long
+
+
+def code_lines(path: Path) -> int:
+    """Return the lines of a module that hold code: no blank ones, comments or docstrings."""
+    text = path.read_text("utf-8")
+    silent = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in silent:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            lines.difference_update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return len(lines)
+
+
+def test_the_kit_for_authors_of_plugins_stays_small() -> None:
+    """`harness check` and `harness new`, all of them."""
+    home = ROOT / "harness"
+    files = [*(home / "check").glob("*.py"), home / "scaffold.py", home / "cli" / "check.py", home / "cli" / "new.py"]
+    assert sum(map(code_lines, files)) < 1000
 
 
 def test_a_stage_whose_source_changed_has_a_new_version_or_an_acknowledgement() -> None:

@@ -25,7 +25,7 @@ def test_what_is_written_keeps_the_contract_and_the_style(tmp_path: Path, kind: 
     paths = scaffold(kind, "my-own", tmp_path)
     assert [path.name for path in paths] == ["my_own.py", "test_my_own.py", "my_own.md"]
     (suite,) = suites(str(paths[0]))
-    assert suite.case.entry.kind == kind
+    assert suite.entry.kind == kind
     results = list(suite.results())
     assert {result.state for result in results} <= {"passed", "skipped"}, results
     assert len(paths[0].read_text().splitlines()) < 70

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from harness.check.case import Case
-from harness.check.suite import BrokenContractError, check
+from harness.check.suite import check, must
 from harness.stages.fit import load_checkpoint
 from harness.training import save_model
 
@@ -17,10 +17,8 @@ def builds(case: Case) -> None:
 
     Return an nn.Module; use `backbone.dim` and `backbone.stride`, not numbers.
     """
-    for family in case.families:
-        model = case.build(family)
-        if not isinstance(model, nn.Module):
-            raise BrokenContractError(f"`build` returns a {type(model).__name__}")
+    model = case.build()
+    must(isinstance(model, nn.Module), f"`build` returns a {type(model).__name__}")
 
 
 @check("method", needs=("builds",))
@@ -29,9 +27,8 @@ def counts_parameters(case: Case) -> None:
 
     Keep the backbone as the attribute `backbone` of the model.
     """
-    for family in filter(None, case.families):
-        if not isinstance(getattr(case.build(family), "backbone", None), nn.Module):
-            raise BrokenContractError("the model has no `backbone`")
+    kept = not case.family or isinstance(getattr(case.build(), "backbone", None), nn.Module)
+    must(kept, "the model has no `backbone`")
 
 
 @check("method", needs=("trains",))
@@ -40,16 +37,10 @@ def survives_saving(case: Case) -> None:
 
     Register weights as parameters or buffers, and share none under two names.
     """
-    for family in case.families:
-        path = case.place() / "model.safetensors"
-        save_model(case.fitted(family), path)
-        again = case.build(family, seed=1)
-        load_checkpoint(again, path)
-        images, labels = case.pictures(2), case.labels(2)[0]
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            before = case.maps(family, images, labels)[0]
-            torch.manual_seed(0)
-            after = case.maps(family, images, labels, again.eval())[0]
-        if not torch.equal(before, after):
-            raise BrokenContractError("a model that is saved and loaded gives other scores")
+    path = case.place() / "model.safetensors"
+    save_model(case.fitted, path)
+    again = case.build(seed=1)
+    load_checkpoint(again, path)
+    images, labels = case.pictures(2), case.labels(2)[0]
+    same = torch.equal(case.maps(images, labels)[0], case.maps(images, labels, again.eval())[0])
+    must(same, "a model that is saved and loaded gives other scores")

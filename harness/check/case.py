@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.backbones import DEFAULT_STRIDE, Backbone, Weights, build_backbone
+from harness.backbones import Backbone, Weights, build_backbone
 from harness.check.watch import Deeds, watched
 from harness.data.base import Dataset, open_rgb
 from harness.data.index import index_split
@@ -26,7 +26,7 @@ from harness.plan import Planner, open_dataset
 from harness.record import record_of
 from harness.registry import Entry, Registry
 from harness.spec import Cell, Grid, expand
-from harness.stages.fit import build_model
+from harness.stages.fit import build_model, new_backbone
 from harness.stages.labels import label_matrix
 from harness.store import Store
 from harness.training import Session, TrainingData, squash
@@ -40,7 +40,7 @@ PICTURES = 8
 
 @dataclass
 class Case:
-    """A plugin under examination.
+    """A plugin under examination; a method, on backbones of one family.
 
     Attributes
     ----------
@@ -52,6 +52,8 @@ class Case:
         Of the caller, by `METHOD.KEY`.
     root : Path or None
         The folder of a dataset that needs one.
+    family : str
+        Empty for a method that takes no backbone, and for other plugins.
     """
 
     registry: Registry
@@ -59,6 +61,7 @@ class Case:
     import_effects: list[str]
     settings: Mapping[str, Any]
     root: Path | None
+    family: str = ""
 
     @cached_property
     def plugin(self) -> Any:
@@ -85,42 +88,35 @@ class Case:
         dataset.prepare()
         return dataset
 
-    @cached_property
-    def cells(self) -> dict[str, Cell]:
-        """A small cell for each family of backbones that a method takes; for none, one without a family."""
-        return {family: self._cell(family) for family in self.plugin.families or ("",)}
+    @property
+    def rule(self) -> str:
+        """How a protocol asks for the refiner under examination: by its name, or with its first preset."""
+        presets = self.registry.names(self.entry.name)
+        return f"{self.entry.name}:{presets[0]}" if presets else self.entry.name
 
-    def _cell(self, family: str) -> Cell:
+    @cached_property
+    def cell(self) -> Cell:
+        """A small cell of the method."""
         chosen: dict[str, Any] = {}
-        if family:
-            net = build_backbone(BACKBONES[family], Weights("random")).net
-            start = self.place() / f"{family}.safetensors"  # a file: some methods refuse a random start
-            save_file(net.state_dict(), start)
-            chosen = {"backbones": (f"timm:{BACKBONES[family]}",), "weights": str(start)}
+        if self.family:
+            start = self.place() / "start.safetensors"  # a file: some methods refuse a random start
+            save_file(build_backbone(BACKBONES[self.family], Weights("random")).net.state_dict(), start)
+            chosen = {"backbones": (f"timm:{BACKBONES[self.family]}",), "weights": str(start)}
         grid = Grid(methods=(self.entry.name,), limit=PICTURES, set=TINY | dict(self.settings), **chosen)
         return expand([grid], self.registry)[0]
 
-    @property
-    def families(self) -> list[str]:
-        """The families with which a method is examined."""
-        return list(self.cells)
+    def method(self) -> Method:
+        """Return a new method, with the settings of the small cell."""
+        return self.plugin(self.plugin.Params.model_validate(self.cell.spec.params))
 
-    def method(self, family: str) -> Method:
-        """Return a method of its own, with the settings of a small cell."""
-        return self.plugin(self.plugin.Params.model_validate(self.cells[family].spec.params))
-
-    def build(self, family: str, seed: int = 0) -> nn.Module:
+    def build(self, seed: int = 0) -> nn.Module:
         """Return a new model."""
-        identifier = BACKBONES.get(family, "")
-        return build_model(self.method(family), identifier, Weights("random"), len(self.toy.classes), seed)
+        identifier = BACKBONES.get(self.family, "")
+        return build_model(self.method(), identifier, Weights("random"), len(self.toy.classes), seed)
 
-    def backbone(self, family: str) -> Backbone | None:
+    def backbone(self) -> Backbone | None:
         """Return a new backbone, as `build` is handed it; None for a method that needs none."""
-        if not family:
-            return None
-        method = self.method(family)
-        stride = getattr(method.params, "stride", DEFAULT_STRIDE)
-        return build_backbone(BACKBONES[family], Weights("random"), method.backbone_options(family), stride)
+        return new_backbone(self.method(), BACKBONES.get(self.family, ""), Weights("random"))
 
     @cached_property
     def data(self) -> TrainingData:
@@ -130,22 +126,21 @@ class Case:
         paths = [self.toy.image_path(image_id) for image_id in index.ids]
         return TrainingData(index.ids, torch.from_numpy(labels).float(), paths)
 
-    def fit(self, family: str, method: Method, folder: Path) -> tuple[nn.Module, Session]:
+    def fit(self, method: Method | None = None, folder: Path | None = None) -> tuple[nn.Module, Session]:
         """Train a new model, or go on with what stands in the folder."""
-        model = self.build(family)
-        session = Session(0, "cpu", "fp32", folder, lambda done, total, notes: None)
-        method.fit(model, self.data, session)
+        model = self.build()
+        session = Session(0, "cpu", "fp32", folder or self.place(), lambda done, total, notes: None)
+        (method or self.method()).fit(model, self.data, session)
         return model, session
 
     @cached_property
-    def _fitted(self) -> dict[str, nn.Module]:
-        return {}
+    def _trained(self) -> nn.Module:
+        return self.fit()[0]
 
-    def fitted(self, family: str) -> nn.Module:
-        """Return the trained model, as it is scored."""
-        if family not in self._fitted:
-            self._fitted[family] = self.fit(family, self.method(family), self.place())[0]
-        return self._fitted[family].eval()
+    @property
+    def fitted(self) -> nn.Module:
+        """The trained model, as it is scored."""
+        return self._trained.eval()
 
     def batch(self, count: int = 4) -> Batch:
         """Return a training batch."""
@@ -174,10 +169,12 @@ class Case:
             return method.score(model, images, labels)
 
     def maps(
-        self, family: str, images: Tensor, labels: Tensor | None, model: nn.Module | None = None
+        self, images: Tensor, labels: Tensor | None, model: nn.Module | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return score maps and presence of the trained model, or of another."""
-        scored = self.score(self.method(family), model or self.fitted(family), images, labels)
+        """Return score maps and presence of the trained model, or of another; from one seed, if they are drawn."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            scored = self.score(self.method(), model or self.fitted, images, labels)
         maps, presence = scored if isinstance(scored, tuple) else (scored, None)
         return maps.detach(), presence
 
@@ -188,10 +185,9 @@ class Case:
         images = self.pictures(2)
         os.chdir(here)
         with watched() as deeds:
-            for family in self.families:
-                method = self.method(family)
-                model = self.fit(family, method, training / family)[0].eval()
-                self.score(method, model, images, self.labels(2)[0])
+            method = self.method()
+            model = self.fit(method, training)[0].eval()
+            self.score(method, model, images, self.labels(2)[0])
         deeds.written = [path for path in deeds.written if not path.is_relative_to(training)]
         deeds.written += [path for path in here.rglob("*") if path not in deeds.written]  # by compiled code
         return deeds

@@ -9,10 +9,11 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from harness.check.case import Case
-from harness.check.suite import BrokenContractError, NotApplicableError, check, checks
+from harness.check.case import BACKBONES, Case
+from harness.check.suite import NotApplicableError, check, checks, must
 from harness.errors import closest
 from harness.method import Params, RefinerParams
+from harness.registry import NAME
 from harness.resources import known
 from harness.strict import canonical
 
@@ -27,10 +28,8 @@ def imports(case: Case) -> None:
 
     Mend the import; `python FILE` shows the whole traceback. Keep the module free of side effects.
     """
-    if case.entry.broken:
-        raise BrokenContractError(case.entry.broken)
-    if case.import_effects:
-        raise BrokenContractError(f"importing it changes the {', the '.join(case.import_effects)}")
+    must(not case.entry.broken, case.entry.broken)
+    must(not case.import_effects, f"importing it changes the {', the '.join(case.import_effects)}")
 
 
 @check(*_ALL)
@@ -39,8 +38,7 @@ def named(case: Case) -> None:
 
     Name it in small letters, digits, - and _, beginning with a letter.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_-]*", case.entry.name):
-        raise BrokenContractError(f"'{case.entry.name}' cannot be typed where names are")
+    must(re.fullmatch(NAME, case.entry.name), f"'{case.entry.name}' cannot be typed where names are")
 
 
 @check(*_ALL)
@@ -49,8 +47,8 @@ def documented(case: Case) -> None:
 
     Give the class a docstring; its first line is what `harness list` shows.
     """
-    if not (vars(case.plugin).get("__doc__") or "").strip():
-        raise BrokenContractError(f"{case.plugin.__name__} has no docstring of its own")
+    own = vars(case.plugin).get("__doc__") or ""
+    must(own.strip(), f"{case.plugin.__name__} has no docstring of its own")
 
 
 @check("method")
@@ -59,8 +57,7 @@ def cited(case: Case) -> None:
 
     Set `cite` to the BibTeX key of the paper, as `cite = 'zhou2016cam'`.
     """
-    if not case.plugin.cite:
-        raise BrokenContractError("no `cite`")
+    must(case.plugin.cite, "no `cite`")
 
 
 @check(*_ALL)
@@ -71,10 +68,8 @@ def exceptions_explained(case: Case) -> None:
     """
     known_checks = [one.name for one in checks(case.entry.kind)]
     for name, why in case.plugin.expected_failures.items():
-        if name not in known_checks:
-            raise BrokenContractError(f"expected_failures names no check '{name}': {closest(name, known_checks)}")
-        if not str(why).strip():
-            raise BrokenContractError(f"expected_failures gives no reason for '{name}'")
+        must(name in known_checks, f"expected_failures names no check '{name}': {closest(name, known_checks)}")
+        must(str(why).strip(), f"expected_failures gives no reason for '{name}'")
 
 
 @check("method")
@@ -84,14 +79,12 @@ def well_declared(case: Case) -> None:
     Write tuples with a comma, families = ('vit',), and the words that the docstring of Method has.
     """
     plugin = case.plugin
-    for name, words in (("families", ("vit", "cnn")), ("supervision", ())):
-        value = getattr(plugin, name)
-        if not isinstance(value, tuple) or not all(isinstance(word, str) for word in value):
-            raise BrokenContractError(f"`{name}` is {value!r}, not a tuple of words")
-        if words and (unknown := set(value) - set(words)):
-            raise BrokenContractError(f"`{name}` has {min(unknown)!r}: {closest(min(unknown), words)}")
-    if plugin.output not in ("activation", "probability", "labels"):
-        raise BrokenContractError(f"`output` is {plugin.output!r}")
+    for name, value in (("families", plugin.families), ("supervision", plugin.supervision)):
+        words = isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+        must(words, f"`{name}` is {value!r}, not a tuple of words")
+    for family in plugin.families:
+        must(family in BACKBONES, f"`families` has {family!r}: {closest(family, BACKBONES)}")
+    must(plugin.output in ("activation", "probability", "labels"), f"`output` is {plugin.output!r}")
     known(plugin.resources)
 
 
@@ -102,18 +95,16 @@ def has_defaults(case: Case) -> None:
     Subclass harness.Params (or TrainParams, RefinerParams) and give every field a default.
     """
     base = Params if case.entry.kind == "method" else RefinerParams
-    if not issubclass(case.plugin.Params, base):
-        raise BrokenContractError(f"`Params` is no subclass of harness.{base.__name__}")
+    must(issubclass(case.plugin.Params, base), f"`Params` is no subclass of harness.{base.__name__}")
     required = [name for name, field in case.plugin.Params.model_fields.items() if field.is_required()]
-    has_presets = case.entry.kind == "refiner" and case.registry.names(case.entry.name)
-    if required and not has_presets:
-        raise BrokenContractError(f"no default for {', '.join(required)}")
-    if not required:
-        params = case.plugin.Params()
-        told = params.model_dump(mode="json")
-        canonical(told)
-        if case.plugin.Params.model_validate(told) != params:
-            raise BrokenContractError("the settings are not the same when they are read again from JSON")
+    if required and case.entry.kind == "refiner" and case.registry.names(case.entry.name):
+        return  # its presets give them
+    must(not required, f"no default for {', '.join(required)}")
+    params = case.plugin.Params()
+    told = params.model_dump(mode="json")
+    canonical(told)
+    same = case.plugin.Params.model_validate(told) == params
+    must(same, "the settings are not the same when they are read again from JSON")
 
 
 @check(*_WITH_PARAMS)
@@ -126,8 +117,7 @@ def settings_documented(case: Case) -> None:
     heads = re.findall(r"^(\w+(?:, \w+)*) : ", text, re.MULTILINE)
     told = {*", ".join(heads).split(", "), *re.findall(r"`(\w+)`", text)}
     missing = [name for name in case.plugin.Params.model_fields if name not in told]
-    if missing:
-        raise BrokenContractError(f"no word about {', '.join(missing)}")
+    must(not missing, f"no word about {', '.join(missing)}")
 
 
 @check(*_ALL)
@@ -139,15 +129,15 @@ def versioned(case: Case) -> None:
     """
     version = case.plugin.version
     if version is not None:
-        if not isinstance(version, str) or not version.strip():
-            raise BrokenContractError(f"`version` is {version!r}, not a text")
+        must(isinstance(version, str) and version.strip(), f"`version` is {version!r}, not a text")
         return
     source = case.entry.source
     covered = sorted(source.parent.rglob("*.py")) if source.name == "__init__.py" else [source]
     for name in {name for path in covered for name in _imported(path)}:
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and Path(file) not in covered and not _published(name, Path(file)):
-            raise BrokenContractError(f"it imports {name} ({Path(file).name}), which its version does not cover")
+        if file and Path(file) not in covered:
+            told = f"it imports {name} ({Path(file).name}), which its version does not cover"
+            must(_published(name, Path(file)), told)
 
 
 def _imported(path: Path) -> set[str]:
@@ -174,7 +164,7 @@ def takes_small_settings(case: Case) -> None:
 
     Give settings that it takes, as --set NAME.image_size=224 or `settings` of parametrize_with_checks.
     """
-    assert case.cells
+    assert case.cell
 
 
 @check("method", needs=("takes_small_settings",))
@@ -183,9 +173,7 @@ def skips_with_a_reason(case: Case) -> None:
 
     Return None, or one line that says why the cell makes no sense.
     """
-    for cell in case.cells.values():
-        why = case.plugin.skip(cell.spec)
-        if why is not None and (not isinstance(why, str) or not why.strip()):
-            raise BrokenContractError(f"`skip` returns {why!r}")
-        if cell.skip:
-            raise NotApplicableError(f"skipped here: {cell.skip}")
+    why = case.plugin.skip(case.cell.spec)
+    must(why is None or (isinstance(why, str) and why.strip()), f"`skip` returns {why!r}")
+    if case.cell.skip:
+        raise NotApplicableError(f"skipped here: {case.cell.skip}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.check.case import PICTURES, Case
-from harness.check.suite import BrokenContractError, NotApplicableError, check
+from harness.check.suite import NotApplicableError, check, must
 from harness.check.watch import reseed
 from harness.data.base import Dataset
 from harness.data.index import index_split
@@ -27,8 +27,8 @@ def classes_named(case: Case) -> None:
     Classes = ('background', 'cat', …), each once, at most 255.
     """
     classes = case.dataset.classes
-    if not classes or classes[0] != "background" or len(set(classes)) < len(classes) or len(classes) > 255:
-        raise BrokenContractError(f"classes are {', '.join(map(str, classes[:4]))}, …")
+    sound = classes[:1] == ("background",) and len(set(classes)) == len(classes) <= 255
+    must(sound, f"classes are {', '.join(map(str, classes[:4]))}, …")
 
 
 @check("dataset", needs=("prepares",))
@@ -39,10 +39,9 @@ def splits_exist(case: Case) -> None:
     """
     dataset = case.dataset
     for split in (dataset.fit_split, *dataset.eval_splits):
-        if split not in dataset.splits():
-            raise BrokenContractError(f"there is no split '{split}': {', '.join(dataset.splits())}")
-    if dataset.fit_split not in dataset.training_splits:
-        raise BrokenContractError(f"fit_split '{dataset.fit_split}' is not among training_splits")
+        must(split in dataset.splits(), f"there is no split '{split}': {', '.join(dataset.splits())}")
+    known = dataset.fit_split in dataset.training_splits
+    must(known, f"fit_split '{dataset.fit_split}' is not among training_splits")
 
 
 @check("dataset", needs=("splits_exist",))
@@ -61,8 +60,7 @@ def content_is_stable(case: Case) -> None:
     Draw from a seed of the picture's own, and list ids in a fixed order.
     """
     reseed(3)  # the first drawing began from other generators
-    if _digests(case.dataset) != _digests(case.open()):
-        raise BrokenContractError("opened twice, it holds other pictures")
+    must(_digests(case.dataset) == _digests(case.open()), "opened twice, it holds other pictures")
 
 
 def _digests(dataset: Dataset) -> list[str]:

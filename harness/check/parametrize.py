@@ -33,7 +33,7 @@ def parametrize_with_checks(
     return pytest.mark.parametrize(
         "check",
         [
-            pytest.param(partial(_run, suite, name), id=f"{suite.case.entry.name}-{name}")
+            pytest.param(partial(_run, suite, name), id=f"{suite.entry.name}-{name}")
             for suite in found
             for name in suite.checks
         ],

@@ -7,47 +7,34 @@ from typing import Any
 import numpy as np
 
 from harness.check.case import Case
-from harness.check.suite import BrokenContractError, NotApplicableError, check
+from harness.check.suite import BrokenContractError, NotApplicableError, check, must
 from harness.check.watch import disturbed, watched
 from harness.data.base import open_rgb
-from harness.method import Refiner
 from harness.spec import refiner_config
 
 _TOLERANCE = 1e-3
 
 
-def _refiner(case: Case, **changes: Any) -> Refiner:
-    """Return the refiner with its default settings, or with those of its first preset."""
-    params = case.plugin.Params.model_validate(settings(case) | changes)
-    return case.plugin(params)
-
-
-def settings(case: Case) -> dict[str, Any]:
-    """Return settings with which a refiner runs."""
-    config = refiner_config(case.registry, rule(case))
+def _settings(case: Case) -> dict[str, Any]:
+    """Return settings with which the refiner runs: its defaults, or those of its first preset."""
+    config = refiner_config(case.registry, case.rule)
     assert config is not None
     return config["params"]
 
 
-def rule(case: Case) -> str:
-    """Return how the refiner is asked for: by its name, or with its first preset where a setting has no default."""
-    name = case.entry.name
-    required = any(field.is_required() for field in case.plugin.Params.model_fields.values())
-    return f"{name}:{case.registry.names(name)[0]}" if required else name
+def _refine(case: Case, image: np.ndarray, probabilities: np.ndarray, **changes: Any) -> Any:
+    """Return what a new refiner makes of probabilities; `changes` of its settings."""
+    params = case.plugin.Params.model_validate(_settings(case) | changes)
+    return case.plugin(params).refine(image, probabilities)
 
 
-def _picture(case: Case) -> np.ndarray:
-    """Return a toy picture, higher than wide or wider than high."""
-    image = open_rgb(case.toy.image_path(case.toy.ids("val")[0]))
-    return np.ascontiguousarray(image[:64, :80])
-
-
-def _probabilities(image: np.ndarray, channels: int = 3) -> np.ndarray:
-    """Return smooth probabilities (C, H, W) that favour another channel in every stripe of the picture."""
+def _example(case: Case, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Return a toy picture and smooth probabilities (C, H, W) that favour another channel in every stripe of it."""
+    image = np.ascontiguousarray(open_rgb(case.toy.image_path(case.toy.ids("val")[0]))[:64, :80])
     height, width = image.shape[:2]
     place = np.linspace(0, channels, width, endpoint=False)[None, None] - np.arange(channels)[:, None, None] - 0.5
     weights = np.exp(-2 * np.broadcast_to(place, (channels, height, width)) ** 2).astype(np.float32) + 0.1
-    return weights / weights.sum(0)
+    return image, weights / weights.sum(0)
 
 
 @check("refiner", needs=("has_defaults",))
@@ -56,13 +43,11 @@ def keeps_shape(case: Case) -> None:
 
     Return a float array of the shape of `probabilities`.
     """
-    image = _picture(case)
     for channels in (3, 2):
-        given = _probabilities(image, channels)
-        refined = _refiner(case).refine(image, given.copy())
-        if not isinstance(refined, np.ndarray) or refined.shape != given.shape or refined.dtype.kind != "f":
-            shape = getattr(refined, "shape", type(refined).__name__)
-            raise BrokenContractError(f"{given.shape} become {shape}")
+        image, given = _example(case, channels)
+        refined = _refine(case, image, given.copy())
+        kept = isinstance(refined, np.ndarray) and refined.shape == given.shape and refined.dtype.kind == "f"
+        must(kept, f"{given.shape} become {getattr(refined, 'shape', type(refined).__name__)}")
 
 
 @check("refiner", needs=("keeps_shape",))
@@ -71,17 +56,13 @@ def stays_probable(case: Case) -> None:
 
     Normalise what you return over the channels.
     """
-    image = _picture(case)
-    refined = _refiner(case).refine(image, _probabilities(image))
-    _must_be_probable(refined)
+    _must_be_probable(_refine(case, *_example(case)))
 
 
 def _must_be_probable(refined: np.ndarray) -> None:
-    if not np.isfinite(refined).all() or refined.min() < -_TOLERANCE or refined.max() > 1 + _TOLERANCE:
-        raise BrokenContractError(f"values from {refined.min():g} to {refined.max():g}")
-    sums = refined.sum(0)
-    if np.abs(sums - 1).max() > _TOLERANCE:
-        raise BrokenContractError(f"they sum to {sums.min():g} to {sums.max():g} over the channels")
+    low, high, sums = refined.min(), refined.max(), refined.sum(0)  # of values that are no numbers, no number
+    must(low >= -_TOLERANCE and high <= 1 + _TOLERANCE, f"values from {low:g} to {high:g}")
+    must(np.abs(sums - 1).max() <= _TOLERANCE, f"they sum to {sums.min():g} to {sums.max():g} over the channels")
 
 
 @check("refiner", needs=("keeps_shape",))
@@ -90,10 +71,8 @@ def refines_the_same(case: Case) -> None:
 
     Draw no random numbers.
     """
-    image = _picture(case)
-    one, other = (_refiner(case).refine(image, _probabilities(image)) for _ in range(2))
-    if not np.array_equal(one, other):
-        raise BrokenContractError("two refinements of one picture differ")
+    one, other = (_refine(case, *_example(case)) for _ in range(2))
+    must(np.array_equal(one, other), "two refinements of one picture differ")
 
 
 @check("refiner", needs=("keeps_shape",))
@@ -102,12 +81,9 @@ def refiner_input_unmodified(case: Case) -> None:
 
     Work on copies: probabilities.copy().
     """
-    image = _picture(case)
-    given = _probabilities(image)
-    picture, kept = image.copy(), given.copy()
-    _refiner(case).refine(image, given)
-    if not np.array_equal(image, picture) or not np.array_equal(given, kept):
-        raise BrokenContractError("`refine` changes its input")
+    (image, given), (picture, kept) = _example(case), _example(case)
+    _refine(case, image, given)
+    must(np.array_equal(image, picture) and np.array_equal(given, kept), "`refine` changes its input")
 
 
 @check("refiner", needs=("keeps_shape",))
@@ -116,15 +92,14 @@ def uses_its_settings(case: Case) -> None:
 
     Read self.params in `refine`.
     """
-    image = _picture(case)
-    given, base = _probabilities(image), settings(case)
-    tried = {name: other for name, value in base.items() if (other := _other(value)) is not None}
+    image, given = _example(case)
+    tried = {name: other for name, value in _settings(case).items() if (other := _other(value)) is not None}
     if not tried:
         raise NotApplicableError("it has no numbers among its settings")
-    refined = _refiner(case).refine(image, given.copy())
+    refined = _refine(case, image, given.copy())
     for name, value in tried.items():
         try:
-            other = _refiner(case, **{name: value}).refine(image, given.copy())
+            other = _refine(case, image, given.copy(), **{name: value})
         except ValueError:
             continue  # out of its range
         if not np.array_equal(refined, other):
@@ -151,10 +126,9 @@ def constant_picture(case: Case) -> None:
     """
     image = np.full((32, 40, 3), 128, np.uint8)
     given = np.broadcast_to(np.array([0.2, 0.5, 0.3], np.float32)[:, None, None], (3, 32, 40)).copy()
-    refined = _refiner(case).refine(image, given)
+    refined = _refine(case, image, given)
     _must_be_probable(refined)
-    if (refined.argmax(0) != 1).any():
-        raise BrokenContractError("on a picture of one colour another class becomes the likeliest")
+    must((refined.argmax(0) == 1).all(), "on a picture of one colour another class becomes the likeliest")
 
 
 @check("refiner", needs=("keeps_shape",))
@@ -163,10 +137,9 @@ def background_alone(case: Case) -> None:
 
     Return a single channel as it is.
     """
-    image = _picture(case)
-    refined = _refiner(case).refine(image, _probabilities(image, 1))
-    if refined.shape != (1, *image.shape[:2]) or not np.isfinite(refined).all():
-        raise BrokenContractError(f"of one channel it makes {refined.shape}")
+    image, alone = _example(case, 1)
+    refined = _refine(case, image, alone.copy())
+    must(refined.shape == alone.shape and np.isfinite(refined).all(), f"of one channel it makes {refined.shape}")
 
 
 @check("refiner", needs=("keeps_shape",))
@@ -175,12 +148,9 @@ def refiner_leaves_no_trace(case: Case) -> None:
 
     Draw and seed no random numbers, write no files; set no cwd, environment, threads or dtype.
     """
-    image = _picture(case)
-    given = _probabilities(image)
-    found = disturbed(lambda: _refiner(case).refine(image, given.copy()))
-    if found:
-        raise BrokenContractError(f"`refine` sets the {', the '.join(found)}")
+    image, given = _example(case)
+    found = disturbed(lambda: _refine(case, image, given.copy()))
+    must(not found, f"`refine` sets the {', the '.join(found)}")
     with watched() as deeds:
-        _refiner(case).refine(image, given.copy())
-    if deeds.written:
-        raise BrokenContractError(f"`refine` writes {deeds.written[0].name}")
+        _refine(case, image, given.copy())
+    must(not deeds.written, f"`refine` writes {', '.join(path.name for path in deeds.written)}")

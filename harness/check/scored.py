@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.check.case import SIDE, Case
-from harness.check.suite import BrokenContractError, NotApplicableError, check
+from harness.check.suite import NotApplicableError, check, must
 
 _HALF = 65504.0  # the largest number of half precision
 _TOLERANCE = 1e-3  # of the largest score
@@ -17,10 +17,9 @@ _TOLERANCE = 1e-3  # of the largest score
 def _scored(
     case: Case, count: int = 3, sides: tuple[int, int] = (SIDE, SIDE)
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield maps and presence of toy pictures, for each family and each thing that may be given as labels."""
-    for family in case.families:
-        for labels in case.labels(count, sides):
-            yield case.maps(family, case.pictures(count, sides), labels)
+    """Yield maps and presence of toy pictures, for each thing that may be given as labels."""
+    for labels in case.labels(count, sides):
+        yield case.maps(case.pictures(count, sides), labels)
 
 
 @check("method", needs=("trains",))
@@ -30,16 +29,10 @@ def scores_on_a_grid(case: Case) -> None:
     Return a float tensor (B, C, h, w) at the grid of the features; do not resize to the picture.
     """
     for maps, _ in _scored(case):
-        if not isinstance(maps, Tensor) or maps.ndim != 4 or len(maps) != 3 or not maps.is_floating_point():
-            raise BrokenContractError(f"`score` returns {_shape(maps)}, not a float tensor (3, C, h, w)")
-        if not all(1 <= side <= SIDE for side in maps.shape[2:]):
-            raise BrokenContractError(
-                f"the grid of {tuple(maps.shape[2:])} is larger than the picture of {(SIDE, SIDE)}"
-            )
-
-
-def _shape(value: object) -> str:
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        shape = tuple(maps.shape)
+        sound = len(shape) == 4 and shape[0] == 3 and maps.is_floating_point()
+        must(sound, f"`score` returns {maps.dtype} {shape}, not a float tensor (3, C, h, w)")
+        must(max(shape[2:]) <= SIDE, f"the grid of {shape[2:]} is larger than the picture of {(SIDE, SIDE)}")
 
 
 @check("method", needs=("scores_on_a_grid",))
@@ -48,11 +41,10 @@ def channels_as_declared(case: Case) -> None:
 
     Set `background = True` if channel 0 is the background; else return the foreground classes only.
     """
-    expected = len(case.toy.classes) - (not case.method(case.families[0]).background)
+    background = case.method().background
+    own, expected = "with" if background else "without", len(case.toy.classes) - (not background)
     for maps, _ in _scored(case):
-        if maps.shape[1] != expected:
-            own = "with" if expected == len(case.toy.classes) else "without"
-            raise BrokenContractError(f"{maps.shape[1]} channels; {own} a background of its own it has {expected}")
+        must(maps.shape[1] == expected, f"{maps.shape[1]} channels; {own} a background of its own it has {expected}")
 
 
 @check("method", needs=("scores_on_a_grid",))
@@ -62,9 +54,7 @@ def scores_are_sound(case: Case) -> None:
     Take relu() for activations, softmax or sigmoid for probabilities; clamp the denominator of a division.
     """
     for maps, _ in _scored(case):
-        if not torch.isfinite(maps).all() or maps.min() < 0 or maps.max() > _HALF:
-            low, high = maps.min().item(), maps.max().item()
-            raise BrokenContractError(f"scores from {low:g} to {high:g}; they must be in [0, {_HALF:g}]")
+        _must_lie_within(_HALF, maps, "scores")
 
 
 @check("method", needs=("scores_are_sound", "channels_as_declared"))
@@ -73,15 +63,14 @@ def probabilities_add_up(case: Case) -> None:
 
     Declare `output = 'activation'`, or take a softmax over the channels.
     """
-    method = case.method(case.families[0])
+    method = case.method()
     if method.output != "probability":
         raise NotApplicableError("its scores are activations")
     for maps, _ in _scored(case):
-        if maps.max() > 1 + _TOLERANCE:
-            raise BrokenContractError(f"a probability of {maps.max().item():g}")
+        _must_lie_within(1 + _TOLERANCE, maps, "probabilities")
         sums = maps.sum(1)
-        if method.background and (sums - 1).abs().max() > _TOLERANCE:
-            raise BrokenContractError(f"they sum to {sums.min().item():g} to {sums.max().item():g} over the channels")
+        whole = not method.background or (sums - 1).abs().max() <= _TOLERANCE
+        must(whole, f"they sum to {sums.min().item():g} to {sums.max().item():g} over the channels")
 
 
 @check("method", needs=("scores_on_a_grid",))
@@ -91,15 +80,17 @@ def presence_as_declared(case: Case) -> None:
     Return (maps, presence) with presence (B, num_classes - 1) in [0, 1], and predicts_presence = True.
     """
     for _, presence in _scored(case):
-        if (presence is not None) != case.plugin.predicts_presence:
-            raise BrokenContractError(f"predicts_presence is {case.plugin.predicts_presence}, `score` says otherwise")
-        if presence is None:
-            continue
-        expected = (3, len(case.toy.classes) - 1)
-        if tuple(presence.shape) != expected:
-            raise BrokenContractError(f"presence of {tuple(presence.shape)}, expected {expected}: no background")
-        if not torch.isfinite(presence).all() or presence.min() < 0 or presence.max() > 1:
-            raise BrokenContractError(f"presence from {presence.min().item():g} to {presence.max().item():g}")
+        declared, expected = case.plugin.predicts_presence, (3, len(case.toy.classes) - 1)
+        must(declared == (presence is not None), f"predicts_presence is {declared}, `score` says otherwise")
+        if presence is not None:
+            shape = tuple(presence.shape)
+            must(shape == expected, f"presence of {shape}, expected {expected}: no background")
+            _must_lie_within(1, presence, "presence")
+
+
+def _must_lie_within(highest: float, values: Tensor, what: str) -> None:
+    low, high = values.min().item(), values.max().item()  # of values that are no numbers, no number
+    must(low >= 0 and high <= highest, f"{what} from {low:g} to {high:g}; they must be in [0, {highest:g}]")
 
 
 @check("method", needs=("scores_on_a_grid",))
@@ -110,15 +101,9 @@ def labels_unused(case: Case) -> None:
     """
     if case.plugin.conditions_on_labels or "masks" in case.plugin.supervision:
         raise NotApplicableError("it declares that it uses them")
-    for family in case.families:
-        images = case.pictures(2)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            without = case.maps(family, images, None)[0]
-            torch.manual_seed(0)
-            given = case.maps(family, images, case.data.labels[:2].clone())[0]
-        if not torch.equal(without, given):
-            raise BrokenContractError("scores change when image labels are given")
+    images = case.pictures(2)
+    without, given = case.maps(images, None)[0], case.maps(images, case.data.labels[:2].clone())[0]
+    must(torch.equal(without, given), "scores change when image labels are given")
 
 
 @check("method", needs=("scores_on_a_grid",))
@@ -127,19 +112,16 @@ def batch_is_no_matter(case: Case) -> None:
 
     Take maxima, means and normalisation over one picture at a time, never over the batch.
     """
-    for family in case.families:
-        for labels in case.labels(3):
-            images = case.pictures(3)
-            together, presence = case.maps(family, images, labels)
-            for index in range(3):
-                own = None if labels is None else labels[index : index + 1]
-                alone, said = case.maps(family, images[index : index + 1], own)
-                pairs = [(together[index], alone[0])]
-                if presence is not None and said is not None:
-                    pairs.append((presence[index], said[0]))
-                for one, other in pairs:
-                    if (one - other).abs().max() > _TOLERANCE * max(one.abs().max().item(), 1e-6):
-                        raise BrokenContractError("a picture scores otherwise alone than among others")
+    images = case.pictures(3)
+    for labels in case.labels(3):
+        together = case.maps(images, labels)
+        for index in range(3):
+            own = None if labels is None else labels[index : index + 1]
+            for among, alone in zip(together, case.maps(images[index : index + 1], own), strict=True):
+                if among is not None and alone is not None:
+                    scale = alone.abs().max().clamp(min=1e-6)
+                    same = (among[index] - alone[0]).abs().max() <= _TOLERANCE * scale
+                    must(same, "a picture scores otherwise alone than among others")
 
 
 @check("method", needs=("scores_on_a_grid",))
@@ -160,5 +142,4 @@ def native_sizes(case: Case) -> None:
     Keep height and width apart: features are (B, dim, h, w).
     """
     for maps, _ in _scored(case, 2, (48, 96)):
-        if maps.shape[2] > maps.shape[3]:
-            raise BrokenContractError(f"a wide picture gives a tall grid, {tuple(maps.shape[2:])}")
+        must(maps.shape[2] <= maps.shape[3], f"a wide picture gives a tall grid, {tuple(maps.shape[2:])}")

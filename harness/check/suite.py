@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.check.case import Case
-from harness.check.watch import State, restored
+from harness.check.case import BACKBONES, Case
+from harness.check.watch import changed, restored, state
 from harness.errors import HarnessError, UserError, closest
-from harness.registry import CODE_KINDS, Registry
+from harness.registry import CODE_KINDS, Entry, Registry
 
 _MODULES = ("declared", "built", "trained", "scored", "conduct", "refined", "drawn", "whole")
 
 
 class BrokenContractError(Exception):
     """What a check found."""
+
+
+def must(holds: object, finding: str) -> None:
+    """Raise what a check found, unless something holds."""
+    if not holds:
+        raise BrokenContractError(finding)
 
 
 class NotApplicableError(Exception):
@@ -79,10 +87,6 @@ class Result:
     reason: str
     remedy: str
 
-    def as_dict(self) -> dict[str, str]:
-        """Return the fields."""
-        return asdict(self)
-
 
 _CHECKS: list[Check] = []
 
@@ -110,18 +114,20 @@ class Suite:
 
     Parameters
     ----------
-    case : Case
+    cases : list of Case
+        A method's, one for each family of backbones that it takes; of other plugins one.
     """
 
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.checks = {one.name: one for one in checks(case.entry.kind)}
+    def __init__(self, cases: list[Case]) -> None:
+        self.cases = cases
+        self.entry = cases[0].entry
+        self.checks = {one.name: one for one in checks(self.entry.kind)}
         self._results: dict[str, Result] = {}
 
     @property
     def expected(self) -> Mapping[str, str]:
         """The failures that the plugin declares, with its reasons."""
-        return {} if self.case.entry.broken else self.case.plugin.expected_failures
+        return {} if self.entry.broken else self.cases[0].plugin.expected_failures
 
     def results(self) -> Iterator[Result]:
         """Run every check."""
@@ -134,7 +140,7 @@ class Suite:
             state, finding = self._judge(one)
             if name in self.expected and state in ("passed", "failed"):
                 state, finding = ("expected", self.expected[name]) if state == "failed" else ("failed", _PASSES)
-            self._results[name] = Result(self.case.entry.name, name, state, finding, one.reason, one.remedy)
+            self._results[name] = Result(self.entry.name, name, state, finding, one.reason, one.remedy)
         return self._results[name]
 
     def _judge(self, one: Check) -> tuple[str, str]:
@@ -145,21 +151,22 @@ class Suite:
             if before.state in ("failed", "blocked"):
                 return "blocked", f"needs `{needed}`"
         try:
-            with restored():
-                one.function(self.case)
+            for case in self.cases:
+                with restored(), redirect_stdout(sys.stderr):
+                    one.function(case)
         except NotApplicableError as why:
             return "skipped", str(why)
         except BrokenContractError as error:
             return "failed", str(error)
-        except Exception as error:
-            return "failed", _explain(error, self.case.entry.source)
+        except (Exception, SystemExit) as error:
+            return "failed", _explain(error, self.entry.source)
         return "passed", ""
 
 
 _PASSES = "declared in expected_failures, but it passes: take it out there"
 
 
-def _explain(error: Exception, source: Path) -> str:
+def _explain(error: BaseException, source: Path) -> str:
     """Return an exception in one line, with the last line of the plugin that it went through."""
     text = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -192,20 +199,28 @@ def suites(
     UserError
         If there is nothing of that name, or nothing to check in the file.
     """
+    path = ""
+    if Path(target).is_file() or (Path(target) / "__init__.py").is_file():
+        path = str(Path(target).absolute())
     given = [str(Path(plugin).absolute()) if Path(plugin).exists() else plugin for plugin in plugins]
-    is_path = Path(target).is_file() or (Path(target) / "__init__.py").is_file()
-    path = str(Path(target).absolute()) if is_path else None
     registry = Registry([*given, path] if path else given)
     with restored():
-        before = State.now()
+        before = state()
         entries = [entry for kind in CODE_KINDS for entry in registry.entries(kind)]
-        effects = [name for name in State.now().changed(before) if name != "environment"]  # libraries set some of it
-    if path:
-        chosen = [entry for entry in entries if entry.origin == path]
-        if not chosen:
-            raise UserError(f"{target} defines no plugin: a class of harness.Method, Refiner or Dataset with a name")
-    else:
-        chosen = [entry for entry in entries if entry.name == target]
-        if not chosen:
-            raise UserError(f"no plugin '{target}', and no such file: {closest(target, [e.name for e in entries])}")
-    return [Suite(Case(registry, entry, effects if path else [], settings or {}, root)) for entry in chosen]
+        effects = [name for name in changed(before) if name != "environment"]  # libraries set some of it
+    chosen = [entry for entry in entries if (entry.origin == path if path else entry.name == target)]
+    if path and not chosen:
+        raise UserError(f"{target} defines no plugin: a class of harness.Method, Refiner or Dataset with a name")
+    if not chosen:
+        raise UserError(f"no plugin '{target}', and no such file: {closest(target, [e.name for e in entries])}")
+    about = (effects if path else [], settings or {}, root)
+    return [Suite([Case(registry, entry, *about, family) for family in _families(registry, entry)]) for entry in chosen]
+
+
+def _families(registry: Registry, entry: Entry) -> tuple[str, ...]:
+    """Return the families of backbones on which a plugin is examined; one without a name where there is none."""
+    if entry.kind != "method" or entry.broken:
+        return ("",)
+    families = registry.load("method", entry.name).families
+    known = tuple(family for family in families if family in BACKBONES) if isinstance(families, tuple) else ()
+    return known or ("",)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.check.case import Case
-from harness.check.suite import BrokenContractError, NotApplicableError, check
+from harness.check.suite import NotApplicableError, check, must
 from harness.check.watch import reseed
-from harness.method import Method
+from harness.method import Batch, Method, Step
 
 
 @check("method", needs=("builds",))
@@ -21,16 +21,15 @@ def losses_named(case: Case) -> None:
 
     Return {'name': loss} with each loss of shape ().
     """
-    _must_learn(case)
-    for family in case.families:
-        losses = case.step(case.method(family), case.build(family), case.batch())
-        if not isinstance(losses, dict) or not losses:
-            raise BrokenContractError(f"`training_step` returns a {type(losses).__name__}, not a dict of losses")
-        for name, loss in losses.items():
-            if not isinstance(loss, Tensor) or loss.shape != ():
-                raise BrokenContractError(f"the loss '{name}' is no scalar")
-            if not torch.isfinite(loss):
-                raise BrokenContractError(f"the loss '{name}' is {loss.item():g}")
+    if case.plugin.training_step is Method.training_step:
+        must(case.plugin.fit is not Method.fit, "there is neither a `training_step` nor a `fit`")
+        raise NotApplicableError("it has a `fit` of its own, without training steps")
+    losses = case.step(case.method(), case.build(), case.batch())
+    named = isinstance(losses, dict) and len(losses)
+    must(named, f"`training_step` returns a {type(losses).__name__}, not a dict of losses")
+    for name, loss in losses.items():
+        must(isinstance(loss, Tensor) and loss.shape == (), f"the loss '{name}' is no scalar")
+        must(torch.isfinite(loss), f"the loss '{name}' is {loss.item():g}")
 
 
 @check("method", needs=("losses_named", "trains"))
@@ -40,24 +39,23 @@ def gradients_arrive(case: Case) -> None:
 
     Look for detach(), no_grad(), argmax or a part that no loss uses; or leave it out of `phases`.
     """
-    for family in case.families:
-        method, model = case.method(family), copy.deepcopy(case.fitted(family))
-        names = {parameter: name for name, parameter in model.named_parameters()}
-        for phase in method.phases(model):
-            trained = [parameter for group in phase.groups for parameter in list(group["params"])]
-            if phase.epochs and trained:
-                model.zero_grad()
-                for parameter in model.parameters():
-                    parameter.requires_grad_(any(parameter is one for one in trained))
-                torch.stack(list(case.step(method, model, case.batch()).values())).sum().backward()
-                parts: dict[str, float] = {}
-                for parameter in trained:
-                    part = names[parameter].partition(".")[0]
-                    norm = 0.0 if parameter.grad is None else parameter.grad.norm().item()
-                    parts[part] = parts.get(part, 0.0) + norm
-                for part, norm in parts.items():
-                    if not 0 < norm < float("inf"):
-                        raise BrokenContractError(f"the gradient of `{part}` is {norm:g}")
+    method, model = case.method(), copy.deepcopy(case.fitted)
+    for phase in method.phases(model):
+        trained = {id(parameter) for group in phase.groups for parameter in list(group["params"])}
+        if not phase.epochs or not trained:
+            continue
+        model.zero_grad()
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        torch.stack(list(case.step(method, model, case.batch()).values())).sum().backward()
+        norms: dict[str, float] = {}  # by part of the model
+        for name, parameter in model.named_parameters():
+            if id(parameter) in trained:
+                norm = 0.0 if parameter.grad is None else parameter.grad.norm().item()
+                part = name.partition(".")[0]
+                norms[part] = norms.get(part, 0.0) + norm
+        for part, norm in norms.items():
+            must(0 < norm < float("inf"), f"the gradient of `{part}` is {norm:g}")
 
 
 @check("method", needs=("builds",))
@@ -66,12 +64,10 @@ def trains(case: Case) -> None:
 
     See `phases`: its learning rates, and the parameters in its groups.
     """
-    for family in case.families:
-        method = case.method(family)
-        model, session = case.fit(family, method, case.place())
-        start = case.build(family).state_dict()
-        if learns(method) and all(torch.equal(value, start[name]) for name, value in model.state_dict().items()):
-            raise BrokenContractError(f"two epochs changed no weight; losses: {session.curves}")
+    method = case.method()
+    model, session = case.fit(method)
+    changed = not learns(method) or _difference(case.build(), model)
+    must(changed, f"two epochs changed no weight; losses: {session.curves}")
 
 
 @check("method", needs=("trains",))
@@ -80,10 +76,9 @@ def training_is_deterministic(case: Case) -> None:
 
     Draw random numbers from torch alone; the harness seeds it. numpy and `random` are not seeded.
     """
-    for family in case.families:
-        reseed(3)  # the first training began from other generators
-        again = case.fit(family, case.method(family), case.place())[0]
-        _must_equal(case.fitted(family), again, "two trainings from one seed end with other weights")
+    reseed(3)  # the first training began from other generators
+    name = _difference(case.fitted, case.fit()[0])
+    must(not name, f"two trainings from one seed end with other weights: {name}")
 
 
 @check("method", needs=("losses_named", "training_is_deterministic"))
@@ -92,34 +87,23 @@ def training_is_resumable(case: Case) -> None:
 
     Keep what lasts from step to step in the model's buffers, not in the method.
     """
-    for family in case.families:
-        counted, whole = _Counted(case.method(family)), case.fitted(family)
-        case.fit(family, counted.method, case.place())
-        folder, killed = case.place(), _Counted(case.method(family), counted.calls // 2 + 1)
-        try:
-            case.fit(family, killed.method, folder)
-        except _KilledError:
-            resumed = case.fit(family, case.method(family), folder)[0]
-            _must_equal(whole, resumed, "a training that was killed and resumed ends with other weights")
+    folder, killed = case.place(), case.method()
+    whole = killed.training_step
+
+    def until_half(model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
+        if step.iteration > step.total // 2:
+            raise _KilledError
+        return whole(model, batch, step)
+
+    vars(killed)["training_step"] = until_half
+    with suppress(_KilledError):
+        case.fit(killed, folder)
+    name = _difference(case.fitted, case.fit(folder=folder)[0])
+    must(not name, f"a training that was killed and resumed ends with other weights: {name}")
 
 
 class _KilledError(BaseException):
     """What ends a training in the middle."""
-
-
-class _Counted:
-    """A method whose training steps are counted, and that is killed at the last of them."""
-
-    def __init__(self, method: Method, last: int | None = None) -> None:
-        self.method, self.last, self.calls = method, last, 0
-        self._step: Callable[..., Any] = method.training_step
-        vars(method)["training_step"] = self._count
-
-    def _count(self, *arguments: Any) -> Any:
-        self.calls += 1
-        if self.calls == self.last:
-            raise _KilledError
-        return self._step(*arguments)
 
 
 def learns(method: Method) -> bool:
@@ -127,16 +111,7 @@ def learns(method: Method) -> bool:
     return type(method).training_step is not Method.training_step
 
 
-def _must_learn(case: Case) -> None:
-    if case.plugin.training_step is not Method.training_step:
-        return
-    if case.plugin.fit is Method.fit:
-        raise BrokenContractError("there is neither a `training_step` nor a `fit`")
-    raise NotApplicableError("it has a `fit` of its own, without training steps")
-
-
-def _must_equal(one: nn.Module, other: nn.Module, otherwise: str) -> None:
+def _difference(one: nn.Module, other: nn.Module) -> str:
+    """Return the name of a weight or buffer in which two models differ; empty if there is none."""
     theirs = other.state_dict()
-    for name, value in one.state_dict().items():
-        if not torch.equal(value, theirs[name]):
-            raise BrokenContractError(f"{otherwise}: {name}")
+    return next((name for name, value in one.state_dict().items() if not torch.equal(value, theirs[name])), "")

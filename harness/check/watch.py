@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +20,43 @@ _CONNECTS = ("socket.connect", "socket.getaddrinfo")
 _HARMLESS = ("/dev/", "/proc/", "__pycache__")
 
 
-@dataclass(frozen=True)
-class State:
-    """The state that all code of a process shares, by name."""
-
-    parts: dict[str, Any]
-
-    @classmethod
-    def now(cls) -> State:
-        """Return the state as it is."""
-        return cls(
-            {
-                "working directory": os.getcwd(),
-                "environment": dict(os.environ),
-                "torch threads": torch.get_num_threads(),
-                "torch default dtype": torch.get_default_dtype(),
-                "torch gradient mode": torch.is_grad_enabled(),
-                "torch deterministic mode": torch.are_deterministic_algorithms_enabled(),
-                "numpy error handling": np.geterr(),
-                **_randomness(),
-            }
-        )
-
-    def changed(self, before: State) -> list[str]:
-        """Return the names of what is not as it was; drawn random numbers are a change too."""
-        return [name for name, value in self.parts.items() if value != before.parts[name]]
+def _set_environment(kept: dict[str, str]) -> None:
+    if dict(os.environ) != kept:
+        os.environ.clear()
+        os.environ.update(kept)
 
 
-def _randomness() -> dict[str, Any]:
+def _numpy_randomness() -> tuple[Any, ...]:
     name, keys, *rest = np.random.get_state()  # noqa: NPY002
-    return {
-        "random seed": random.getstate(),
-        "numpy random seed": (name, np.asarray(keys).tobytes(), *rest),
-        "torch random seed": torch.get_rng_state().numpy().tobytes(),
-    }
+    return name, np.asarray(keys).tolist(), *rest
+
+
+# The state that all code of a process shares: how it is read, and how it is set.
+_STATE: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "working directory": (os.getcwd, os.chdir),
+    "environment": (lambda: dict(os.environ), _set_environment),
+    "torch threads": (torch.get_num_threads, torch.set_num_threads),
+    "torch default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "torch gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch deterministic mode": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    "numpy error handling": (np.geterr, lambda kept: np.seterr(**kept)),
+    "random seed": (random.getstate, random.setstate),
+    "numpy random seed": (_numpy_randomness, np.random.set_state),
+    "torch random seed": (
+        lambda: torch.get_rng_state().tolist(),
+        lambda kept: torch.set_rng_state(torch.tensor(kept, dtype=torch.uint8)),
+    ),
+}
+
+
+def state() -> dict[str, Any]:
+    """Return the shared state as it is, by name."""
+    return {name: read() for name, (read, _) in _STATE.items()}
+
+
+def changed(before: dict[str, Any]) -> list[str]:
+    """Return the names of what is not as it was; drawn random numbers are a change too."""
+    return [name for name, value in state().items() if value != before[name]]
 
 
 def reseed(seed: int) -> None:
@@ -71,35 +75,23 @@ def disturbed(action: Callable[[], object]) -> list[str]:
     ends = []
     for seed in (1, 2):
         reseed(seed)
-        before = State.now()
+        before = state()
         action()
-        after = State.now()
-        found.update(dict.fromkeys(name for name in after.changed(before) if not name.endswith("seed")))
-        ends.append(after.parts)
-    seeded = [name for name in ends[0] if name.endswith("seed") and ends[0][name] == ends[1][name]]
+        found.update(dict.fromkeys(name for name in changed(before) if not name.endswith("seed")))
+        ends.append(state())
+    seeded = [name for name in _STATE if name.endswith("seed") and ends[0][name] == ends[1][name]]
     return [*found, *seeded]
 
 
 @contextmanager
 def restored() -> Iterator[None]:
     """Put the shared state back as it was, whatever is done to it."""
-    before = State.now().parts
-    numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    before = state()
     try:
         yield
     finally:
-        os.chdir(before["working directory"])
-        if dict(os.environ) != before["environment"]:
-            os.environ.clear()
-            os.environ.update(before["environment"])
-        torch.set_num_threads(before["torch threads"])
-        torch.set_default_dtype(before["torch default dtype"])
-        torch.set_grad_enabled(before["torch gradient mode"])
-        torch.use_deterministic_algorithms(before["torch deterministic mode"])
-        np.seterr(**before["numpy error handling"])
-        random.setstate(before["random seed"])
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        torch.set_rng_state(torch_state)
+        for name, (_, write) in _STATE.items():
+            write(before[name])
 
 
 @dataclass
@@ -139,24 +131,24 @@ class Deeds:
 _watching: list[Deeds] = []
 
 
-def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    for deeds in _watching:
-        deeds.note(event, arguments)
+@cache
+def _listen() -> None:
+    """Hook into Python's audit events; the hook stays in the process, as Python has it, and is idle after."""
+
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+        for deeds in _watching:
+            deeds.note(event, arguments)
+
+    sys.addaudithook(hear)
 
 
 @contextmanager
 def watched() -> Iterator[Deeds]:
-    """Take down what is done to files and hosts. The hook stays in the process, as Python has it, and is idle after."""
-    global _hooked
-    if not _hooked:
-        sys.addaudithook(_hear)
-        _hooked = True
+    """Take down what is done to files and hosts."""
+    _listen()
     deeds = Deeds()
     _watching.append(deeds)
     try:
         yield deeds
     finally:
         _watching.remove(deeds)
-
-
-_hooked = False

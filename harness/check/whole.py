@@ -7,8 +7,7 @@ import os
 from typing import Any
 
 from harness.check.case import PICTURES, TINY, Case
-from harness.check.refined import rule
-from harness.check.suite import BrokenContractError, NotApplicableError, check
+from harness.check.suite import NotApplicableError, check, must
 from harness.spec import Cell, Grid, expand
 
 _ORACLE = 0.9  # mIoU of the ground truth itself, at whole patches
@@ -20,8 +19,7 @@ def _cell(case: Case, **chosen: Any) -> Cell:
 
 def _scores(record: dict[str, Any]) -> dict[str, float]:
     scores = {split: metrics["miou"] for split, metrics in record["metrics"].items()}
-    if not scores or not all(math.isfinite(score) for score in scores.values()):
-        raise BrokenContractError(f"the record has no score: {scores}")
+    must(scores and all(map(math.isfinite, scores.values())), f"the record has no score: {scores}")
     return scores
 
 
@@ -31,8 +29,7 @@ def runs_on_toy(case: Case) -> None:
 
     The message names the stage; --debug shows its traceback.
     """
-    for family in case.families[:1]:
-        _scores(case.record(case.cells[family]))
+    _scores(case.record(case.cell))
 
 
 @check("refiner", needs=("keeps_shape",))
@@ -41,7 +38,7 @@ def refines_on_toy(case: Case) -> None:
 
     The message names the stage; --debug shows its traceback.
     """
-    _scores(case.record(_cell(case, methods=("sanity-random",), refine=(rule(case),), set=TINY)))
+    _scores(case.record(_cell(case, methods=("sanity-random",), refine=(case.rule,), set=TINY)))
 
 
 @check("dataset", needs=("pictures_open",))
@@ -56,5 +53,4 @@ def truth_scores_full(case: Case) -> None:
     settings = {"protocol.size": "native", "sanity-oracle.stride": 1}
     cell = _cell(case, methods=("sanity-oracle",), datasets=(case.entry.name,), set=settings)
     for split, score in _scores(case.record(cell, case.root)).items():
-        if score < _ORACLE:
-            raise BrokenContractError(f"the ground truth of {split} scores {100 * score:.1f}")
+        must(score >= _ORACLE, f"the ground truth of {split} scores {100 * score:.1f}")

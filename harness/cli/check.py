@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from harness.cli.common import Json, Plugins, Root, messages, output, print_json
 
 _MARKS = {"passed": "✓", "expected": "✓", "skipped": "·", "blocked": "·", "failed": "✗"}
+_RUN = {"method": "--methods {}", "refiner": "--methods cam --refine {}", "dataset": "--methods cam --dataset {}"}
 
 
 def command(
@@ -30,15 +32,13 @@ def command(
     from harness.check import suites
     from harness.spec import parse_assignments
 
-    failed = 0
+    found = suites(target, tuple(plugins or ()), parse_assignments(assignments or []), root)
     told = []
-    for suite in suites(target, tuple(plugins or ()), parse_assignments(assignments or []), root):
-        entry = suite.case.entry
-        messages().print(f"{entry.kind} {entry.name}, {len(suite.checks)} checks", highlight=False)
+    for suite in found:
+        messages().print(f"{suite.entry.kind} {suite.entry.name}, {len(suite.checks)} checks", highlight=False)
         table = Table("", "check", "", box=None, pad_edge=False)
         for result in suite.results():
-            told.append(result.as_dict())
-            failed += result.state == "failed"
+            told.append(result)
             finding = f"fails as expected: {result.finding}" if result.state == "expected" else result.finding
             table.add_row(_MARKS[result.state], result.check, finding)
             if result.state == "failed":
@@ -47,10 +47,12 @@ def command(
         if not as_json:
             output().print(table, markup=False, highlight=False)
     if as_json:
-        print_json(told)
+        print_json([asdict(result) for result in told])
+    failed = [result for result in told if result.state == "failed"]
     if failed:
-        messages().print(f"{failed} of {len(told)} checks failed", highlight=False)
+        messages().print(f"{len(failed)} of {len(told)} checks failed", highlight=False)
         sys.exit(1)
-    where = f" --plugins {target}" if entry.origin == str(Path(target).absolute()) else ""
-    kinds = {"method": "--methods", "refiner": "--methods cam --refine", "dataset": "--methods cam --dataset"}
-    messages().print(f"next: harness run{where} {kinds[entry.kind]} {entry.name}", highlight=False)
+    for suite in found:
+        given = f" --plugins {target}" if suite.entry.origin == str(Path(target).absolute()) else ""
+        asked = suite.cases[0].rule if suite.entry.kind == "refiner" else suite.entry.name
+        messages().print(f"next: harness run{given} {_RUN[suite.entry.kind].format(asked)}", highlight=False)

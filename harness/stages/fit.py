@@ -22,10 +22,13 @@ from harness.training import EPOCH, Session, TrainingData, derive, save_model
 def build_model(method: Method, identifier: str, weights: Weights, num_classes: int, seed: int) -> nn.Module:
     """Build a method's model, from start weights and a seed."""
     torch.manual_seed(derive(seed, "build"))
-    return method.build(_backbone(method, identifier, weights) if identifier else None, num_classes)
+    return method.build(new_backbone(method, identifier, weights), num_classes)
 
 
-def _backbone(method: Method, identifier: str, weights: Weights) -> Backbone:
+def new_backbone(method: Method, identifier: str, weights: Weights) -> Backbone | None:
+    """Return a backbone as a method is handed it; None for one that takes none."""
+    if not identifier:
+        return None
     kind = family(PREFIX + identifier, Registry())
     stride = getattr(method.params, "stride", DEFAULT_STRIDE)
     return build_backbone(identifier, weights, method.backbone_options(kind), stride)

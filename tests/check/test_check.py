@@ -95,7 +95,7 @@ def test_a_folder_that_is_no_package_does_not_hide_a_name(tmp_path: Path, monkey
     (tmp_path / "pamr").mkdir()
     monkeypatch.chdir(tmp_path)
     (suite,) = suites("pamr")
-    assert suite.case.entry.origin == "built-in"
+    assert suite.entry.origin == "built-in"
 
 
 def test_the_command_names_each_check_and_says_what_mends_it(here: Run, tmp_path: Path) -> None:
