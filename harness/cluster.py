@@ -47,7 +47,8 @@ class Cluster:
         function = self._fresh if fresh or request.gpus else self._reused
         memory = int(request.memory_gb * 2**30) or None
         task = function.options(num_cpus=request.cpus, num_gpus=request.gpus, memory=memory)
-        return task.remote(node, locations, "cuda" if request.gpus else "cpu", max(1, int(request.cpus)), limit)
+        device, threads = "cuda" if request.gpus else "cpu", max(1, int(request.cpus))
+        return task.remote(node, locations, device, threads, limit, request.memory_gb)
 
     def wait(self, references: Sequence[Any], seconds: float) -> list[Any]:
         """Return the references of stages that have ended, after some seconds at most."""

@@ -10,6 +10,7 @@ from harness.data.index import NO_LABELS, SplitIndex
 from harness.errors import UserError
 from harness.method import Method
 from harness.protocol import effective_background, effective_gating, ground_truth
+from harness.registry import BUILT_IN
 from harness.resources import known
 from harness.spec import Cell, refiner_config
 from harness.stages import SHARD, Node
@@ -52,6 +53,7 @@ class CellGraph:
         self.splits = tuple(dict.fromkeys([*self.protocol.eval_splits, *self._mask_splits()]))
         self.title = f"{self.spec.method} {self.spec.backbone} s{self.spec.seed}".replace(" none", "")
         self.resources = known({**self.method.resources, **self.cell.resources})
+        self.foreign = self._foreign()
         self.keys: list[str] = []
         self._labels: dict[tuple[str, bool], Node] = {}
         if not self.dataset.has_masks and self._needs_masks():
@@ -262,6 +264,8 @@ class CellGraph:
         read = {_role(parent, stage): parent.key for parent in parents}
         node = Node(stage, config, read, label, self.resources)
         self.keys.append(node.key)
+        if stage in self.foreign:
+            self.plan.foreign.add(node.key)
         return self.plan.nodes.setdefault(node.key, node)
 
     def _verifier(self) -> dict[str, Any]:
@@ -275,6 +279,14 @@ class CellGraph:
 
     def _mask_splits(self) -> list[str]:
         return [self.protocol.mask_split] if self.spec.verifier and self.protocol.mask_split else []
+
+    def _foreign(self) -> set[str]:
+        """Return the stages that run code which did not come with the harness."""
+        origin = self.planner.registry.entry("method", self.spec.method).origin
+        found = set() if origin == BUILT_IN else {"fit", "select", "score"}
+        if self.refiner and self.planner.registry.entry("refiner", self.refiner["name"]).origin != BUILT_IN:
+            found.add("mask")
+        return found
 
     def _needs_masks(self) -> bool:
         sources = (self.protocol.label_source, self.protocol.background_label)

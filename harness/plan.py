@@ -61,6 +61,8 @@ class Plan:
     locations : Locations
     pictures : dict
         The picture files of each split, by the key of its labels.
+    foreign : set of str
+        Keys of the stages that run code of a plugin, given or installed: each gets a process of its own.
     notes : list of str
         What a person should know before it starts.
     """
@@ -69,6 +71,7 @@ class Plan:
     nodes: dict[str, Node] = field(default_factory=dict)
     locations: Locations = field(default_factory=lambda: Locations("", {}))
     pictures: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    foreign: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
     def locations_of(self, node: Node) -> Locations:
@@ -82,7 +85,7 @@ class Plan:
         """Return the keys of the stages that unfinished cells still need, parents first."""
         needed: set[str] = set()
         for planned in self.cells:
-            if not planned.cell.skip and not is_done(store, planned):
+            if planned.nodes and not is_done(store, planned):
                 needed.update(planned.nodes)
         return [key for key, node in self.nodes.items() if key in needed and not store.artefact(node.stage, key)]
 
@@ -148,8 +151,8 @@ class Planner:
         return plan
 
     def _cell(self, plan: Plan, cell: Cell) -> PlannedCell:
-        if cell.skip:
-            return PlannedCell(cell, cell_key(cell.spec, cell.skip), [], {}, {})
+        if cell.skip or cell.broken:
+            return PlannedCell(cell, cell_key(cell.spec, cell.skip or cell.broken), [], {}, {})
         graph = CellGraph(self, plan, cell)
         artefacts = graph.artefacts()
         return PlannedCell(

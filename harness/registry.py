@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
@@ -33,6 +34,7 @@ DATA_KINDS = {
     "deeplab": "deeplab",
 }
 ENTRY_POINT_GROUP = "wsss_harness.plugins"
+BUILT_IN = "built-in"
 NAME = r"[a-z][a-z0-9_-]*"  # what can be typed where names are
 _BUILT_IN_PACKAGES = ("wsss_methods", "harness.data")
 
@@ -204,7 +206,7 @@ def _built_in_code() -> Iterator[Entry]:
         if kind and name:
             stem = path.parent.name if path.name == "__init__.py" else path.stem
             summary = (ast.get_docstring(node) or "").partition("\n")[0]
-            yield Entry(kind, name, "built-in", path, f"{package}.{stem}:{node.name}", summary)
+            yield Entry(kind, name, BUILT_IN, path, f"{package}.{stem}:{node.name}", summary)
 
 
 def _classes(package: str) -> Iterator[tuple[Path, ast.ClassDef]]:
@@ -233,9 +235,9 @@ def _built_in_data(kinds: Mapping[str, str]) -> Iterator[Entry]:
         single = configs() / f"{stem}.yaml"
         if single.exists():
             for name, value in read_yaml(single).items():
-                yield Entry(kind, name, "built-in", single, summary=value.get("summary", ""))
+                yield Entry(kind, name, BUILT_IN, single, summary=value.get("summary", ""))
         for path in sorted((configs() / stem).glob("*.yaml")):
-            yield Entry(kind, path.stem, "built-in", path, summary=read_yaml(path).get("summary", ""))
+            yield Entry(kind, path.stem, BUILT_IN, path, summary=read_yaml(path).get("summary", ""))
 
 
 def _is_yaml(path: Path) -> bool:
@@ -262,7 +264,8 @@ def _installed() -> Iterator[Entry]:
 def _import_and_list(origin: str, name: str, importer: Any, path: Path) -> Iterator[Entry]:
     """Import a plugin from outside and list its classes; if that fails, list it as broken."""
     try:
-        module: ModuleType = importer()
+        with redirect_stdout(sys.stderr):  # what a command prints is its own
+            module: ModuleType = importer()
         classes = [item for item in vars(module).values() if isinstance(item, type) and "name" in vars(item)]
     except (Exception, SystemExit) as error:
         yield Entry("method", name, origin, path, broken=f"does not import: {_reason(error)}")

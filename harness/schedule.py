@@ -15,7 +15,7 @@ from harness.errors import EnvironmentUnfitError, HarnessError
 from harness.lease import Leases
 from harness.plan import Plan, PlannedCell, is_done
 from harness.record import record_of, record_of_failure
-from harness.resources import MODEL_STAGES, Request, request
+from harness.resources import Request, request
 from harness.stages import Node
 from harness.store import Store
 from harness.worker import Outcome
@@ -185,8 +185,7 @@ class Scheduler:
                 self.leases.release(node.key)
                 continue
             self.store.forget_progress(node.key)
-            foreign = bool(self.plan.locations.plugins) and node.stage in MODEL_STAGES
-            fresh = foreign or node.stage == "verify"  # mmengine admits one training per process
+            fresh = node.key in self.plan.foreign or node.stage == "verify"  # mmengine admits one training per process
             reference = self.cluster.submit(node, self.plan.locations_of(node), wanted, self.options.time_limit, fresh)
             self.running[reference] = _Running(node, wanted, time.monotonic())
             self.view.started(node)
@@ -228,8 +227,11 @@ class Scheduler:
     def _end(self, reference: Any, outcome: Outcome) -> None:
         run = self.running.pop(reference)
         self.leases.release(run.node.key)
-        if outcome.lost and (trace := self.store.ran_out_of_time(run.node.key)):
-            outcome = Outcome("timeout", f"longer than its limit of {self.options.time_limit:g} s", trace)
+        status, trace = self.store.ended_itself(run.node.key) if outcome.lost else ("", "")
+        if status == "timeout":
+            outcome = Outcome(status, f"longer than its limit of {self.options.time_limit:g} s", trace)
+        elif status:
+            outcome = Outcome(status, trace.partition("\n")[0], trace)
         self._deal_with(run.node, outcome)
         seconds = time.monotonic() - run.since
         self._seconds.setdefault(run.node.stage, []).append(seconds)
@@ -299,6 +301,8 @@ class Scheduler:
     def _record(self, planned: PlannedCell, pending: set[str]) -> dict[str, Any] | None:
         if planned.cell.skip:
             return record_of_failure(planned, "skipped", planned.cell.skip)
+        if planned.cell.broken:
+            return record_of_failure(planned, "failed", planned.cell.broken, "plan")
         for key in planned.nodes:
             if key in self.failed:
                 outcome, node = self.failed[key], self.plan.nodes[key]

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, mode
 
 from harness.data.base import Dataset
 from harness.deeplab.recipe import Recipe, load_recipe
-from harness.errors import UserError, closest
+from harness.errors import HarnessError, UserError, closest
 from harness.method import Method, Refiner
 from harness.protocol import VERIFICATION, VERIFIER, Names, Protocol, as_tuple
 from harness.registry import Registry
@@ -130,6 +130,8 @@ class Cell:
         What its stages take, by `stage.quantity`; how it runs, not what it is.
     verify_weights : str
         The file that the verifier starts from; empty for one that is found by itself, or none.
+    broken : str
+        What its method raised when it was asked whether the cell makes sense; empty for nothing.
     """
 
     spec: RunSpec
@@ -140,6 +142,7 @@ class Cell:
     checkpoint: str = ""
     resources: Mapping[str, float] = field(default_factory=dict)
     verify_weights: str = ""
+    broken: str = ""
 
 
 def experiment(registry: Registry, name: str) -> Experiment:
@@ -246,9 +249,15 @@ def _cell(
         checkpoint=bool(checkpoint),
         verifier=verifier_config(registry, protocol, grid.set),
     )
-    skip = _why_not(method_class(method_class.Params(**params)), spec, registry)
     verify_weights = grid.verify_weights or "" if spec.verifier else ""
-    return Cell(spec, weights, origins, skip, folder, checkpoint, grid.resources, verify_weights)
+    skip = broken = ""
+    try:
+        skip = _why_not(method_class(method_class.Params(**params)), spec, registry)
+    except HarnessError:
+        raise
+    except Exception as error:  # a plugin's own
+        broken = f"{type(error).__name__}: {error}"
+    return Cell(spec, weights, origins, skip, folder, checkpoint, grid.resources, verify_weights, broken)
 
 
 def _settings(

@@ -22,12 +22,14 @@ from typing import Any
 
 from harness.errors import UserError, closest
 from harness.files import hash_file, sync_folder, write_atomic
+from harness.guard import OUT_OF_MEMORY
 from harness.lease import locked
 from harness.registry import source_hash
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 LOG = "log.txt"  # what a stage printed
+ENDINGS = {"Timeout (": "timeout", OUT_OF_MEMORY: "oom"}  # what `faulthandler` and `harness.guard` leave in it
 
 
 class UnusableArtefactError(UserError):
@@ -156,14 +158,17 @@ class Store:
         except (FileNotFoundError, ValueError):
             return None
 
-    def ran_out_of_time(self, key: str) -> str:
-        """Return where a stage was when it ended itself at its time limit; empty if it did not."""
+    def ended_itself(self, key: str) -> tuple[str, str]:
+        """Return how a stage ended itself, `timeout` or `oom`, and where it was; twice nothing if it did not."""
         try:
             lines = (self.work(key) / LOG).read_text("utf-8", "replace").splitlines()
         except FileNotFoundError:
-            return ""
-        ends = [number for number, line in enumerate(lines) if line.startswith("Timeout (")]
-        return "\n".join(lines[ends[-1] :][:40]) if ends else ""
+            return "", ""
+        for number, line in reversed(list(enumerate(lines))):
+            for beginning, status in ENDINGS.items():
+                if line.startswith(beginning):
+                    return status, "\n".join(lines[number:][:40])
+        return "", ""
 
     def forget_progress(self, key: str) -> None:
         """Take back what an earlier attempt has said."""

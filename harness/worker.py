@@ -18,10 +18,12 @@ from typing import IO, Any
 
 from harness import provenance, stages
 from harness.errors import HarnessError
+from harness.guard import guarded
 from harness.stages import Locations, Node, Task
 from harness.store import LOG, Store, UnusableArtefactError
 
 TAIL_LINES = 20
+TAIL_COLUMNS = 500
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Outcome:
     lost: bool = False
 
 
-def run_node(node: Node, locations: Locations, device: str, threads: int, limit: float | None = None) -> Outcome:
+def run_node(
+    node: Node, locations: Locations, device: str, threads: int, limit: float | None = None, memory_gb: float = 0.0
+) -> Outcome:
     """Run a stage and publish its artefact; never raises for what the stage does.
 
     Parameters
@@ -61,6 +65,8 @@ def run_node(node: Node, locations: Locations, device: str, threads: int, limit:
         For the model on a CPU, or for loading pictures beside a GPU.
     limit : float, optional
         Seconds after which this process ends itself, and leaves in the log where it was.
+    memory_gb : float
+        GiB above which it does the same; 0 sets no limit of its own, see `harness.guard`.
     """
     store = Store(Path(locations.store))
     os.environ.pop("WSSS_HARNESS_ROOT", None)  # a stage learns of a dataset's folder from `locations` or not at all
@@ -75,7 +81,7 @@ def run_node(node: Node, locations: Locations, device: str, threads: int, limit:
         task.out.mkdir()
         started = time.monotonic()
         try:
-            with _output_to(log):
+            with guarded(log, memory_gb), _output_to(log):
                 _prepare(device, threads)
                 task.progress(0, 0)
                 if limit:
@@ -95,7 +101,7 @@ def run_node(node: Node, locations: Locations, device: str, threads: int, limit:
             store.publish(node.stage, node.key, task.out, about)
         except UnusableArtefactError as error:
             return Outcome("failed", str(error), unusable=(error.stage, error.key))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return _explain(error, log)
         finally:
             faulthandler.cancel_dump_traceback_later()
@@ -103,13 +109,13 @@ def run_node(node: Node, locations: Locations, device: str, threads: int, limit:
     return Outcome("done")
 
 
-def _explain(error: Exception, log: Path) -> Outcome:
+def _explain(error: BaseException, log: Path) -> Outcome:
     import torch
 
     reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
     tail = traceback.format_exc().splitlines()
     printed = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
-    lines = [*printed[-TAIL_LINES:], *tail[-TAIL_LINES:]]
+    lines = [line[:TAIL_COLUMNS] for line in (*printed[-TAIL_LINES:], *tail[-TAIL_LINES:])]
     status = "oom" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "failed"
     return Outcome(status, reason.strip().partition("\n")[0][:300], _without_home("\n".join(lines)))
 
@@ -159,9 +165,10 @@ def _alone(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send everything that this process prints, native code included, to a file."""
+    """Send everything that this process prints, native code included, to the end of a new file."""
     streams: list[IO[Any]] = [sys.stdout, sys.stderr]
-    with open(path, "wb") as log:
+    path.unlink(missing_ok=True)
+    with open(path, "ab") as log:
         kept = [(number, os.dup(number)) for number in (1, 2)]
         try:
             for stream in streams:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each line may import what stands above it, and its own line.
 LAYERS = [
-    {"errors", "files", "archive"},
+    {"errors", "files", "archive", "guard"},
     {"strict"},
     {"registry", "torchvision_ops", "provenance", "lease"},
     {"method", "data", "training"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from harness.errors import EnvironmentUnfitError, HarnessError, UserError
+from harness.guard import CUT, LOG_BYTES, too_much
 from harness.plan import Plan, Planner
 from harness.registry import Registry
 from harness.resources import Request, parse_resources, request
@@ -60,6 +62,36 @@ class Exits(Base):
     name = "exits"
     def fit(self, model, data, session):
         os._exit(3)
+
+class Quits(Base):
+    """Ends its process as Python ends one."""
+    name = "quits"
+    def fit(self, model, data, session):
+        raise SystemExit(3)
+
+class Unsure(Base):
+    """Raises before anything is planned."""
+    name = "unsure"
+    @classmethod
+    def skip(cls, spec):
+        raise KeyError("which")
+
+class Floods(Base):
+    """Prints without end, from Python and from below, and then raises."""
+    name = "floods"
+    def fit(self, model, data, session):
+        for number in range(60):
+            print("x" * 999 + "\\n", end="" if number % 2 else "y\\n" * 9 ** 5)
+            os.write(1, b"z" * (1 << 20) + b"\\n")
+        raise RuntimeError("enough")
+
+class Grows(Base):
+    """Takes more and more memory."""
+    name = "grows"
+    def fit(self, model, data, session):
+        kept = []
+        while True:
+            kept.append(bytearray(os.urandom(1 << 20) * 8))
 
 class Negative(Base):
     """Returns what the contract forbids."""
@@ -227,6 +259,51 @@ def test_failures_are_records_and_the_rest_goes_on(execute: Execute) -> None:
     again, _, _ = execute("raises,good")
     assert list(again.records) == ["raises"]
     assert again.begun == ["fit raises s0"]
+
+
+def test_what_a_method_does_before_the_run_is_a_failure_of_its_cell(execute: Execute) -> None:
+    notes, _, _ = execute("unsure,good,quits")
+    assert notes.records["unsure"]["status"] == "failed"
+    assert notes.records["unsure"]["reason"] == "KeyError: 'which'"
+    assert notes.records["quits"]["reason"] == "SystemExit: 3"
+    assert notes.begun.count("fit quits s0") == 1
+    assert notes.records["good"]["status"] == "done"
+
+
+def test_a_flood_of_output_is_cut_and_its_end_is_kept(execute: Execute) -> None:
+    notes, _, store = execute("floods,good")
+    record = notes.records["floods"]
+    assert record["reason"] == "RuntimeError: enough"
+    assert len(json.dumps(record)) < 20_000
+    assert record["tail"].endswith("RuntimeError: enough")
+    (log,) = store.root.glob("work/*/log.txt")
+    assert log.stat().st_size < LOG_BYTES
+    assert log.read_bytes().startswith(CUT)
+    assert notes.records["good"]["status"] == "done"
+
+
+def test_a_stage_that_takes_more_memory_than_it_may_ends_as_oom_of_its_own_cell(execute: Execute) -> None:
+    notes, _, _ = execute("grows,good", resources={"fit.memory_gb": 1.0})
+    record = notes.records["grows"]
+    assert record["status"] == "oom"
+    assert re.fullmatch(r"Out of memory: it held 1\.\d GiB, and was allowed 1\.0", record["reason"])
+    assert "plugin.py" in record["tail"]  # where it was
+    assert notes.begun.count("fit grows s0") == 1
+    assert notes.records["good"]["status"] == "done"
+
+
+def test_without_a_limit_only_what_fills_the_machine_must_end() -> None:
+    gib = 2**30
+    assert too_much(0, 40 * gib, 64 * gib, 7 * gib) == ""
+    assert too_much(0, 30 * gib, 64 * gib, 1 * gib) == ""
+    assert too_much(0, 40 * gib, 64 * gib, 6 * gib) == "it held 40.0 of the machine's 64.0 GiB, and 6.0 were left"
+    assert too_much(2 * gib, 3 * gib, 64 * gib, 50 * gib) == "it held 3.0 GiB, and was allowed 2.0"
+
+
+def test_a_plugin_s_stages_have_a_process_of_their_own(execute: Execute) -> None:
+    _, plan, _ = execute("good,sanity-background")
+    stages = {(node.stage, node.label.partition(" ")[0]) for key, node in plan.nodes.items() if key in plan.foreign}
+    assert stages == {("fit", "good"), ("score", "good")}
 
 
 def test_a_stage_that_hangs_is_killed_at_its_limit_and_the_rest_goes_on(execute: Execute) -> None:
