@@ -54,6 +54,19 @@ def test_one_seed_has_an_interval_and_several_have_a_spread() -> None:
     assert [row[0] for row in table.rows] == ["vitpcm", "cam"]
 
 
+def test_two_versions_of_a_method_are_two_rows_and_not_a_spread() -> None:
+    rows = [record("cam", 0.3, 0), record("cam", 0.5, 0), record("cam", 0.6, 1), record("vitpcm", 0.2)]
+    for row, version in zip(rows, ("0123456789abcdef", "f" * 16, "f" * 16, "0" * 16), strict=True):
+        row["method_version"] = version
+        row["key"] += version
+    (table,) = comparison(frame(rows))
+    column = table.columns.index("val BPM mIoU")
+    assert [(row[0], row[column].partition(" [")[0]) for row in table.rows] == [
+        ("cam [a]", "55.0 ± 7.1"), ("cam [b]", "30.0"), ("vitpcm", "20.0"),
+    ]  # fmt: skip
+    assert "[b] source version 0123456789ab; other rows of cam are of another source" in table.notes
+
+
 def test_unlike_protocols_never_share_a_table() -> None:
     tables = comparison(frame([record("vitpcm", 0.5), record("cam", 0.6, background="fixed:0.2")]))
     assert len(tables) == 2

@@ -73,6 +73,7 @@ class _Row:
     weights: str
     parameters: float | None
     limit: int | None
+    version: str  # of the method's source, where its rows have several
     records: pd.DataFrame
 
     def values(self, score: _Score, column: str = "") -> list[float]:
@@ -175,20 +176,26 @@ def _configurations(group: pd.DataFrame) -> list[_Row]:
     """Gather records into rows."""
     rows = []
     keys = [
-        canonical([r.method, r.settings, r.backbone, r.weights, r.record["weights"], r.limit])
+        canonical([r.method, r.settings, r.backbone, r.weights, r.record["weights"], r.limit, _version(r.record)])
         for r in group.itertuples()
     ]
     changing = {method: varying(own.settings) for method, own in group.groupby("method")}
+    versions = {method: set(map(_version, own.record)) for method, own in group.groupby("method")}
     for _, same in group.groupby(keys, sort=True):
         first = same.iloc[0]
         rows.append(
             _Row(
                 first.method, variant(first.settings, changing[first.method]),
                 first.backbone, first.timm, first.weights,
-                first.parameters, first.limit, same,
+                first.parameters, first.limit,
+                _version(first.record) if len(versions[first.method]) > 1 else "", same,
             )
         )  # fmt: skip
     return rows
+
+
+def _version(record: dict[str, Any]) -> str:
+    return str(record.get("method_version", ""))
 
 
 def _declared(record: dict[str, Any]) -> str:
@@ -278,6 +285,8 @@ def _method_notes(row: _Row) -> list[str]:
         notes.append("masks made elsewhere, scored as they are")
     if record["applied"]["background"] == "model" and not row.method.startswith("sanity"):
         notes.append("has a background channel of its own; the protocol's background rule does not apply")
+    if row.version:
+        notes.append(f"source version {row.version[:12]}; other rows of {row.method} are of another source")
     if row.limit:
         notes.append(f"only the first {row.limit} pictures of each split")
     return notes
