@@ -77,14 +77,17 @@ def train(
 
 
 class _Runner(Runner):
-    """mmengine's Runner on the device that the stage was given, instead of the best that it finds."""
+    """mmengine's Runner on the device that the stage was given, instead of the best that it finds.
+
+    Weights lie channels last, in which convolutions are faster.
+    """
 
     def __init__(self, device: str, **options: Any) -> None:
         self._given = device
         super().__init__(**options)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        return model.to(self._given)
+        return model.to(self._given, memory_format=torch.channels_last)
 
 
 class _Steps(OptimWrapper):
