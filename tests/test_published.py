@@ -40,7 +40,7 @@ def test_every_table_has_all_its_scores() -> None:
     assert counts == {"1": 16, "2": 44, "3": 12, "A": 30, "B": 42, "C": 3, "D": 4}
     assert len(PAPER) == 151
     experiments = {score.table.name: score.table.experiment for score in PAPER if score.method}
-    assert experiments == {"1": "table1", "2": "table2", "3": "table3", "A": "tableA", "D": "tableD"}
+    assert experiments == {number: f"table{number}" for number in "123ABCD"}
 
 
 def test_every_score_is_the_one_that_was_read_from_the_paper() -> None:
@@ -92,13 +92,16 @@ def test_a_score_of_ours_names_what_exists_and_is_measured_by_its_cells(score: S
         if score.of(spec.model_dump(mode="json"))
     }
     heads = 6  # of both sizes of DINO; its score is the best of them for each object
-    assert len(families) == (heads + 1 if score.method == "dino" else 1)
+    blind = score.split in REGISTRY.load("dataset", score.dataset).blind_splits  # a server scores it
+    assert len(families) == (heads + 1 if score.method == "dino" else 0 if blind else 1)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_cell_of_a_tables_experiment_has_a_published_score(name: str) -> None:
     rows = [score for score in PAPER if score.table.experiment == name]
     for spec in cells(name):
+        if spec.method == "sanity-oracle":
+            continue  # the upper bound of the table's verification
         assert any(score.of(spec.model_dump(mode="json")) for score in rows), spec.title
 
 
