@@ -116,4 +116,4 @@ class Oracle(_Untrained):
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
-        return functional.avg_pool2d(labels, self.params.stride)
+        return functional.avg_pool2d(labels, self.params.stride or 1)
