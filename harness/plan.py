@@ -201,7 +201,6 @@ class Planner:
             What the command names; empty for weights that are found by themselves.
         """
         from harness.backbones import Weights, resolve_weights
-        from harness.deeplab.weights import PUBLIC
 
         if recipe is None:
             return Weights("none")
@@ -212,6 +211,8 @@ class Planner:
             return Weights("random")
         from_hub = init == "imagenet" and backbone.startswith(TIMM)
         if not file and not from_hub:
+            from harness.deeplab.weights import PUBLIC  # mm-packages, which nobody else needs
+
             known = f": {PUBLIC[recipe['style']]}" if recipe["style"] and init != "file" else ""
             raise UserError(
                 f"the verifier starts from {init} weights of {backbone}{known}\n"

@@ -102,6 +102,15 @@ def test_each_heavy_package_has_one_door() -> None:
             assert name in DOORS.get(package, {name}), f"{name} imports {package}"
 
 
+def test_without_verification_nothing_needs_an_mm_package(tmp_path: Path) -> None:
+    absent = "import sys; sys.modules.update(mmengine=None, mmcv=None, mmseg=None); "
+    command = [sys.executable, "-c", absent + "from harness.cli import main; main()", "run", "--methods", "cam", *TINY]
+    planned = subprocess.run(
+        [*command, "--dry-run"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert planned.returncode == 0, planned.stderr
+
+
 def test_the_harness_knows_no_method_and_methods_know_public_names() -> None:
     public = {"harness", "harness.crf"}
     for name, path in modules().items():
