@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, never sees half of it."""
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to be written; it has its name when it is complete, so that nobody ever sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(draft, 0o644)
@@ -22,6 +26,12 @@ def write_atomic(path: Path, text: str) -> None:
     except BaseException:
         os.unlink(draft)
         raise
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a crash, never sees half of it."""
+    with atomic(path) as file:
+        file.write(text.encode())
 
 
 def sync_folder(path: Path) -> None:

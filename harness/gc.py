@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.data.decoded import decoded_folder
 from harness.errors import UserError
 from harness.lease import Leases, locked
 from harness.stages import VERSIONS
@@ -71,7 +72,7 @@ def find_waste(store: Store, keep: tuple[str, ...] = STAGES) -> list[Waste]:
         *(found for found in _artefacts(store, needed, keep) if found.path.name not in used),
         *(Waste(path, "work", "nobody works on it") for path in _inside(store.root / "work") if path.name not in used),
         *(Waste(path, "lease", "its holder is gone") for path in _leases(store) if path.stem not in used),
-        *(Waste(path, "cache", "of a dataset without records") for path in _caches(store, datasets)),
+        *_caches(store, datasets),
         *(Waste(path, "draft", "its writer is gone") for path in _drafts(store)),
     ]
 
@@ -160,10 +161,13 @@ def _leases(store: Store) -> list[Path]:
     return [path for path in files if path.suffix in (".json", ".lock") and not path.name.startswith(".")]
 
 
-def _caches(store: Store, datasets: set[str]) -> list[Path]:
-    """Return what the check pass remembers of datasets that no record names."""
+def _caches(store: Store, datasets: set[str]) -> Iterator[Waste]:
     needed = {f"files-{dataset}.json" for dataset in datasets}
-    return [path for path in _inside(store.root / "cache") if path.match("files-*.json") and path.name not in needed]
+    for path in _inside(store.root / "cache"):
+        if path.match("files-*.json") and path.name not in needed:  # what the check pass remembers
+            yield Waste(path, "cache", "of a dataset without records")
+    if (decoded := decoded_folder(store.root)).is_dir():
+        yield Waste(decoded, "cache", "decoded pictures, made again when asked for")
 
 
 def _drafts(store: Store) -> list[Path]:

@@ -153,6 +153,7 @@ class CellGraph:
         if node.key not in self.plan.pictures:
             paths = (self.dataset.image_path(image_id) for image_id in index.ids)
             self.plan.pictures[node.key] = tuple(str(path.absolute()) for path in paths)
+            self.plan.contents[node.key] = index.pictures
         return node
 
     def fit(self) -> Node:

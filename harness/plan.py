@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.base import Dataset
-from harness.data.index import SplitIndex, index_split
+from harness.data.decoded import DecodedPictures, decoded_folder
+from harness.data.index import Picture, SplitIndex, index_split
 from harness.data.toy import cache_folder
 from harness.deeplab.recipe import TIMM
 from harness.errors import UserError
@@ -63,6 +64,8 @@ class Plan:
         The picture files of each split, by the key of its labels.
     foreign : set of str
         Keys of the stages that run code of a plugin, given or installed: each gets a process of its own.
+    contents : dict
+        What the check pass found in them.
     notes : list of str
         What a person should know before it starts.
     """
@@ -72,6 +75,7 @@ class Plan:
     locations: Locations = field(default_factory=lambda: Locations("", {}))
     pictures: dict[str, tuple[str, ...]] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
+    contents: dict[str, tuple[Picture, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def locations_of(self, node: Node) -> Locations:
@@ -80,6 +84,16 @@ class Plan:
         may_see = chooses or node.stage in _SEE_GROUND_TRUTH or node.config.get("oracle") or "external" in node.config
         pictures = self.pictures.get(node.parents.get("labels", ""), ())
         return replace(self.locations, roots=self.locations.roots if may_see else {}, pictures=pictures)
+
+    def decode(self, keys: Iterable[str]) -> DecodedPictures:
+        """Hand decoded pictures to some stages; they are returned, and to be written before these stages run."""
+        nodes = [self.nodes[key] for key in keys]
+        splits = dict.fromkeys(node.parents["labels"] for node in nodes if _opens_pictures(node))
+        files = [found for split in splits for found in zip(self.pictures[split], self.contents[split], strict=True)]
+        decoded = DecodedPictures(decoded_folder(Path(self.locations.store)), files)
+        for split in splits:
+            self.pictures[split] = tuple(str(decoded.place(picture)) for picture in self.contents[split])
+        return decoded
 
     def missing(self, store: Store) -> list[str]:
         """Return the keys of the stages that unfinished cells still need, parents first."""
@@ -96,6 +110,12 @@ def cell_key(spec: RunSpec, made: Any) -> str:
     for name in ("summary", "source"):
         keyed["protocol"].pop(name)
     return digest([keyed, made])
+
+
+def _opens_pictures(node: Node) -> bool:
+    if node.stage == "mask":
+        return node.config["refine"] is not None
+    return node.stage in ("fit", "select", "score", "verify", "segment") and "external" not in node.config
 
 
 def is_done(store: Store, planned: PlannedCell) -> bool:

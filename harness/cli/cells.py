@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli.common import DEFAULT_RESULTS, messages, output, print_json
+from harness.cli.common import DEFAULT_RESULTS, messages, output, print_json, stoppable
 from harness.errors import InterruptedRunError
 
 if TYPE_CHECKING:
+    from harness.plan import Plan
     from harness.registry import Registry
     from harness.schedule import Options
     from harness.spec import Cell
+    from harness.store import Store
 
 
+@stoppable()
 def run_cells(
     cells: list[Cell],
     registry: Registry,
@@ -27,6 +31,7 @@ def run_cells(
     root: Path | None,
     options: Options,
     *,
+    cache_pictures: bool = False,
     failed_only: bool = False,
     dry_run: bool = False,
     as_json: bool = False,
@@ -41,8 +46,7 @@ def run_cells(
         After Ctrl-C.
     """
     from harness.plan import Planner
-    from harness.progress import ConsoleView, scanning
-    from harness.schedule import Scheduler
+    from harness.progress import scanning
     from harness.store import Store
 
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would ignore the first
@@ -60,28 +64,45 @@ def run_cells(
             console.print("none of these cells has failed, nothing to run", highlight=False)
             return []
     if dry_run:
-        _show_plan(plan, results, as_json)
+        _show_plan(plan, results, cache_pictures, as_json)
         return []
     store = Store(results)
     _announce(console, plan)
-    scheduled = len(plan.missing(store))
-    with store.in_use(), ConsoleView(console, scheduled) as view:
+    with store.in_use():
+        if cache_pictures:
+            _decode(console, plan, store)
+        _run(console, plan, store, options)
+    records = [record for planned in plan.cells if (record := store.record(planned.key))]
+    if as_json:
+        print_json(records)
+    _conclude(console, records, results)
+    return records
+
+
+def _decode(console: Console, plan: Plan, store: Store) -> None:
+    """Decode the pictures that are still to be opened; say first how large they are."""
+    from harness.progress import scanning
+
+    decoded = plan.decode(plan.missing(store))
+    if not decoded.size:
+        return
+    console.print(str(decoded), highlight=False)
+    with scanning(console, "decoding") as scan:
+        decoded.write(partial(scan, "pictures"))
+
+
+def _run(console: Console, plan: Plan, store: Store, options: Options) -> None:
+    from harness.progress import ConsoleView
+    from harness.schedule import Scheduler
+
+    with ConsoleView(console, len(plan.missing(store))) as view:
         scheduler = Scheduler(plan, store, options, view)
         reused = len({key for p in plan.cells for key in p.nodes}) - len(scheduler.waiting)
         if scheduler.waiting:
             console.print(f"{len(scheduler.waiting)} stages to run, {reused} reused", highlight=False)
         elif not scheduler.open:
             console.print("every stage reused, nothing to run", highlight=False)
-        try:
-            scheduler.run()
-        except KeyboardInterrupt:
-            message = "interrupted: what was finished is kept; the same command goes on from there"
-            raise InterruptedRunError(message) from None
-    records = [record for planned in plan.cells if (record := store.record(planned.key))]
-    if as_json:
-        print_json(records)
-    _conclude(console, records, results)
-    return records
+        scheduler.run()
 
 
 def _has_failed(results: Path, key: str) -> bool:
@@ -126,14 +147,14 @@ def _conclude(console: Console, records: list[dict[str, Any]], results: Path) ->
     console.print(f"next: harness report{where}", highlight=False)
 
 
-def _show_plan(plan: Any, results: Path, as_json: bool) -> None:
+def _show_plan(plan: Plan, results: Path, cache_pictures: bool, as_json: bool) -> None:
     """Print cells, stages, what is reused, and what the rest may take."""
     from harness.estimate import estimate
     from harness.plan import is_done
     from harness.store import Store
 
     store = Store(results) if (results / "store.json").exists() else None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for planned in plan.cells:
         nodes = [plan.nodes[key] for key in planned.nodes]
         there = [node for node in nodes if store and store.artefact(node.stage, node.key)]
@@ -159,9 +180,11 @@ def _show_plan(plan: Any, results: Path, as_json: bool) -> None:
         state = f"{row['state']}: {row['why']}" if row["why"] else row["state"]
         table.add_row(row["cell"], row["key"][:8], state, str(len(row["reused"])), stages, settings)
     output().print(table)
-    unique = {key for planned in plan.cells for key in planned.nodes}
-    left = len(plan.missing(store)) if store else len(unique)
-    lines = [f"{len(rows)} cells, {len(unique)} stages, {left} to run; run again without --dry-run"]
+    unique = dict.fromkeys(key for planned in plan.cells for key in planned.nodes)
+    left = plan.missing(store) if store else list(unique)
+    lines = [f"{len(rows)} cells, {len(unique)} stages, {len(left)} to run; run again without --dry-run"]
     if store and left:
-        lines.append(str(estimate(store, [plan.nodes[key] for key in plan.missing(store)])))
+        lines.append(str(estimate(store, [plan.nodes[key] for key in left])))
+    if cache_pictures:
+        lines.append(str(plan.decode(left)))
     output().print("\n".join(lines), highlight=False)

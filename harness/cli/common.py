@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from harness.errors import UserError, closest
+from harness.errors import InterruptedRunError, UserError, closest
 
 Results = Annotated[
     Path, typer.Option("--results", help="Results folder.", envvar="WSSS_HARNESS_RESULTS", file_okay=False)
@@ -35,6 +37,21 @@ def messages() -> Console:
 def output() -> Console:
     """Return the console for what was asked for: standard output, wide where nobody's window sets a width."""
     return Console() if sys.stdout.isatty() else Console(width=220)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Say after Ctrl-C that nothing is lost.
+
+    Raises
+    ------
+    InterruptedRunError
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        message = "interrupted: what was finished is kept; the same command goes on from there"
+        raise InterruptedRunError(message) from None
 
 
 def print_json(value: Any) -> None:

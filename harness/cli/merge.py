@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, print_json
-from harness.errors import InterruptedRunError, UserError
+from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, print_json, stoppable
+from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.merge import Merge
@@ -34,15 +34,12 @@ def command(
     from harness.progress import scanning
 
     console = messages()
-    try:
+    with stoppable():
         with scanning(console) as scan:
             merge = plan_merge(sources, results, max_bytes, scan)
         if not dry_run and not merge.conflicts:
             with scanning(console, "copying") as scan:
                 carry_out(merge, results, scan)
-    except KeyboardInterrupt:
-        message = "interrupted: what was copied is kept; the same command goes on from there"
-        raise InterruptedRunError(message) from None
     copied = {name: size for name, size in merge.artefacts.items() if name not in merge.left_out}
     if as_json:
         print_json(

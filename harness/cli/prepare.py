@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.common import Json, messages, print_json
-from harness.errors import InterruptedRunError
+from harness.cli.common import Json, messages, print_json, stoppable
 
 if TYPE_CHECKING:
     from harness.data.prepare.check import Findings
@@ -46,12 +45,9 @@ def command(
 
     console = messages()
     say = partial(console.print, markup=False, highlight=False)
-    try:
-        with scanning(console, "") as scan:
-            preparation = Preparation(Registry().load("dataset", dataset), root, sources, scan)
-            found = preparation.check() if check else preparation.make(archives, masks, workers, say)
-    except KeyboardInterrupt:
-        raise InterruptedRunError("interrupted: what has come is kept; the same command goes on from there") from None
+    with stoppable(), scanning(console, "") as scan:
+        preparation = Preparation(Registry().load("dataset", dataset), root, sources, scan)
+        found = preparation.check() if check else preparation.make(archives, masks, workers, say)
     if as_json:
         print_json({"pictures": found.pictures, "masks": found.masks, "problems": found.problems})
     else:

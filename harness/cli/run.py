@@ -45,6 +45,9 @@ def command(
     keep: Annotated[
         str | None, Option(help="Stages whose artefacts stay when their cells are done: fit,mask; default all.")
     ] = None,
+    cache_pictures: Annotated[
+        bool, Option("--cache-pictures", help="Decode pictures once, into the results folder; says how large first.")
+    ] = False,
     failed: Annotated[bool, Option("--failed", help="Only the cells that have failed before.")] = False,
     fail_fast: Annotated[bool, Option("--fail-fast", help="Stop at the first failure.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Show cells, stages and what is reused; run nothing.")] = False,
@@ -95,7 +98,10 @@ def command(
         None if time_limit is None else _seconds(time_limit), fail_fast, split_stages(keep),
     )  # fmt: skip
     cells = expand(grids, registry)
-    run_cells(cells, registry, results, root, options, failed_only=failed, dry_run=dry_run, as_json=as_json)
+    run_cells(
+        cells, registry, results, root, options, cache_pictures=cache_pictures, failed_only=failed,
+        dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
 
 
 def _seconds(text: str) -> float:

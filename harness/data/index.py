@@ -176,17 +176,18 @@ def _read_image(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     with Image.open(BytesIO(data)) as image:
         mode = image.mode
-    return {"hash": _hash(data), "size": open_rgb(BytesIO(data)).shape[:2], "mode": mode}
+    return {"hash": content_key(data), "size": open_rgb(BytesIO(data)).shape[:2], "mode": mode}
 
 
 def _read_mask(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     mask = open_mask(BytesIO(data))
     values = np.unique(mask).tolist()
-    return {"hash": _hash(data), "pixels": _hash(mask.tobytes()), "size": mask.shape, "values": values}
+    return {"hash": content_key(data), "pixels": content_key(mask.tobytes()), "size": mask.shape, "values": values}
 
 
-def _hash(data: bytes) -> str:
+def content_key(data: bytes) -> str:
+    """Return a key of some bytes."""
     return hashlib.sha256(data).hexdigest()[:20]
 
 

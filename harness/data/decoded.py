@@ -1,0 +1,90 @@
+"""Pictures decoded once and kept, for stages that open them again and again.
+
+Each has a file of its own, named by the content of the picture's, which `open_rgb` maps into memory. So a changed
+picture has another file, and splits, runs and processes share what they have in common.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from harness.data.base import DECODED, open_rgb
+from harness.data.download import disk_watched, need_room
+from harness.data.index import Picture, Progress, content_key
+from harness.errors import UserError
+from harness.files import atomic
+
+_HEADER = 128  # bytes before the pixels
+
+
+def decoded_folder(store: Path) -> Path:
+    """Return where a results folder keeps decoded pictures."""
+    return store / "cache" / "pictures"
+
+
+class DecodedPictures:
+    """Decoded pictures in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    pictures : iterable of (str, Picture)
+        Files, and what the check pass found in them.
+
+    Attributes
+    ----------
+    size, missing : int
+        Bytes of all of them, and of those that are still to be written.
+    """
+
+    def __init__(self, folder: Path, pictures: Iterable[tuple[str, Picture]]) -> None:
+        self.folder = folder
+        self._wanted = {self.place(picture): (Path(path), picture) for path, picture in pictures}
+        self._missing = [target for target, (_, picture) in self._wanted.items() if not _is_there(target, picture)]
+        self.size = sum(_size(picture) for _, picture in self._wanted.values())
+        self.missing = sum(_size(self._wanted[target][1]) for target in self._missing)
+
+    def __str__(self) -> str:
+        have = f"{len(self._wanted):,} take {self.size:,} bytes, {self.missing:,} of them still to be written"
+        return f"decoded pictures: {have}; `harness gc --yes` removes them"
+
+    def place(self, picture: Picture) -> Path:
+        """Return where a decoded picture is, or will be."""
+        return self.folder / f"{picture.image}{DECODED}"
+
+    def write(self, progress: Progress) -> None:
+        """Decode those that are not there.
+
+        Raises
+        ------
+        UserError
+            If the disk has no room for them, or a picture is no longer the one that was checked.
+        """
+        need_room(self.folder, self.missing, "--cache-pictures")
+        with disk_watched(self.folder), ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done, _ in enumerate(pool.map(self._write, self._missing), 1):
+                progress(done, len(self._missing))
+
+    def _write(self, target: Path) -> None:
+        path, picture = self._wanted[target]
+        data = path.read_bytes()
+        if content_key(data) != picture.image:
+            raise UserError(f"{path} is not the picture that was checked a moment ago: give the same command again")
+        array = BytesIO()
+        np.save(array, open_rgb(BytesIO(data)))  # into memory: to a file that cannot grow, it would not say why
+        with atomic(target) as file:
+            file.write(array.getbuffer())
+
+
+def _size(picture: Picture) -> int:
+    return _HEADER + 3 * picture.height * picture.width
+
+
+def _is_there(target: Path, picture: Picture) -> bool:
+    return target.is_file() and target.stat().st_size == _size(picture)
