@@ -68,4 +68,5 @@ def _lines(preparation: Preparation, found: Findings) -> list[str]:
     lines += [f"{what}: {problem}" for what, problem in list(found.problems.items())[:SHOWN]]
     if len(found.problems) > SHOWN:
         lines.append(f"and {len(found.problems) - SHOWN} more; --json names all of them")
-    return [*lines, f"{len(found.problems)} problems; mend them with: harness prepare {name} --root {where}"]
+    count = len(found.problems)
+    return [*lines, f"{count} problem{'s' * (count > 1)}; mend them with: harness prepare {name} --root {where}"]

@@ -25,6 +25,7 @@ SILENCE = 60.0  # seconds without a byte
 Progress = Callable[[int, int], None]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class WrongFileError(UserError):
@@ -86,13 +87,16 @@ def download(
 
 @contextmanager
 def disk_watched(folder: Path) -> Iterator[None]:
-    """Turn a disk that is full into a message that says which, and that nothing is lost."""
+    """Turn a disk that is full, or a file that may not be read or written, into a message that says what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise UserError(f"the disk of {folder} is full: make room; the same command goes on from there") from error
+        if error.errno in _FULL:
+            raise UserError(f"the disk of {folder} is full: make room; the same command goes on from there") from error
+        if error.errno in _FORBIDDEN:
+            where = error.filename or folder
+            raise UserError(f"{where}: {error.strerror}; when that is mended, give the same command again") from error
+        raise
 
 
 def need_room(folder: Path, needed: int, what: str) -> None:

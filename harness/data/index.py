@@ -218,8 +218,10 @@ class _Memory:
 
 
 def _explain(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{Path(error.filename).parent.name}/{Path(error.filename).name} is missing"
+    if isinstance(error, OSError) and error.filename:
+        path = Path(error.filename)
+        why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        return f"{path.parent.name}/{path.name} {why}"
     if isinstance(error, OSError | SyntaxError):
         return "cannot be decoded: " + str(error).partition("\n")[0][:80]
     return str(error)

@@ -55,10 +55,10 @@ def annotation(*names: str) -> bytes:
     return f"<annotation>{objects}</annotation>".encode()
 
 
-def voc_files() -> dict[str, bytes]:
+def voc_files(others: tuple[str, ...] = SBD_ONLY) -> dict[str, bytes]:
     files = {}
     inside = "VOCdevkit/VOC2012"
-    for number, name in enumerate((*VOC_TRAIN, *VOC_VAL, *SBD_ONLY)):
+    for number, name in enumerate((*VOC_TRAIN, *VOC_VAL, *others)):
         files[f"{inside}/JPEGImages/{name}.jpg"] = picture(number)
         files[f"{inside}/Annotations/{name}.xml"] = annotation("person", "cat")
     for number, name in enumerate((*VOC_TRAIN, *VOC_VAL)):
@@ -70,7 +70,7 @@ def voc_files() -> dict[str, bytes]:
 
 def sbd_mask(number: int) -> np.ndarray:
     mask = np.zeros((24, 32), np.uint8)
-    mask[5:20, number : number + 9] = 1 + number
+    mask[5:20, number % 20 : number % 20 + 9] = 1 + number % 20
     return mask
 
 
@@ -80,13 +80,13 @@ def sbd_mat(mask: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def sbd_files() -> dict[str, bytes]:
+def sbd_files(others: tuple[str, ...] = SBD_ONLY) -> dict[str, bytes]:
     """SBD has masks of VOC's pictures too, other ones; and its own lists, which do not keep VOC's val apart."""
     inside = "benchmark_RELEASE/dataset"
-    names = (*SBD_ONLY, VOC_TRAIN[0], VOC_VAL[0])
+    names = (*others, VOC_TRAIN[0], VOC_VAL[0])
     files = {f"{inside}/cls/{name}.mat": sbd_mat(sbd_mask(number)) for number, name in enumerate(names)}
-    files[f"{inside}/train.txt"] = "\n".join((SBD_ONLY[0], VOC_VAL[0], VOC_TRAIN[0])).encode()
-    files[f"{inside}/val.txt"] = "\n".join(SBD_ONLY[1:]).encode()
+    files[f"{inside}/train.txt"] = "\n".join((others[0], VOC_VAL[0], VOC_TRAIN[0])).encode()
+    files[f"{inside}/val.txt"] = "\n".join(others[1:]).encode()
     files["benchmark_RELEASE/README"] = b"what nobody unpacks"
     return files
 

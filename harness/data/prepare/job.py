@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
@@ -18,7 +21,7 @@ import numpy as np
 
 from harness.archive import File, Source, open_archive
 from harness.data.base import Dataset, open_mask, save_mask
-from harness.data.download import disk_watched, download, need_room
+from harness.data.download import download, need_room
 from harness.data.prepare.sources import Archive, Sources
 from harness.data.voc import prepared_file
 from harness.errors import UserError
@@ -134,19 +137,17 @@ class Job:
             How many files there are.
         """
         count = 0
-        with disk_watched(self.root):
-            for file in source.files():
-                self.scan(f"unpacking {source.path.name} %", int(100 * file.share), 100)
-                path = place(file.name)
-                if path is not None:
-                    _put(path, read(source, file))
-                    count += 1
+        for file in source.files():
+            self.scan(f"unpacking {source.path.name} %", int(100 * file.share), 100)
+            path = place(file.name)
+            if path is not None:
+                _put(path, read(source, file))
+                count += 1
         return count
 
     def every(self, work: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
-        """Yield what a function of a module gives for every task, in order, made by several processes."""
-        with disk_watched(self.root):
-            yield from _parallel(work, tasks, self.workers)
+        """Return what a function of a module gives for every task, in order, made by several processes."""
+        return _parallel(work, tasks, self.workers)
 
 
 def read(source: Source, file: File) -> bytes:
@@ -203,9 +204,41 @@ def _put(path: Path, data: bytes) -> None:
 def _parallel(work: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Result]:
     """Yield results in order; no more tasks wait in memory than keep the processes busy."""
     tasks = iter(tasks)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting: deque[Future[Result]] = deque(pool.submit(work, *task) for task in islice(tasks, 8 * workers))
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(work, *task) for task in islice(tasks, 1))
-            yield result
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
+        waiting: deque[Future[Result]] = deque()
+
+        def submit(count: int) -> None:
+            with _deaf():
+                waiting.extend(pool.submit(work, *task) for task in islice(tasks, count))
+
+        try:
+            submit(8 * workers)
+            while waiting:
+                result = waiting.popleft().result()
+                submit(1)
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Hear Ctrl-C only afterwards; processes that are started meanwhile never do, and leave it to this one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

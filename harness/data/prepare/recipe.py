@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 
 from harness.data.base import Dataset
 from harness.data.coco import COCO14
+from harness.data.download import disk_watched
 from harness.data.prepare import coco, voc
 from harness.data.prepare.check import Findings, check
 from harness.data.prepare.job import Job, Scan
@@ -59,7 +61,8 @@ class Preparation:
         """Look at all of it; see `harness.data.prepare.check`."""
         counts = {**self.dataset.official, **self.sources.counts}
         recipe = self.recipe
-        return check(self.dataset, self.root, self.home, recipe.SPLITS, recipe.LABELS, counts, self.scan)
+        with disk_watched(self.root):
+            return check(self.dataset, self.root, self.home, recipe.SPLITS, recipe.LABELS, counts, self.scan)
 
     def make(
         self,
@@ -84,15 +87,14 @@ class Preparation:
         Raises
         ------
         UserError
-            If an archive is wrong, or the disk is too small.
+            If an archive is wrong, the disk is too small, or a file may not be read or written.
         EnvironmentUnfitError
             If a package is missing, or no address gives an archive.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
         workers = workers or os.cpu_count() or 1
         job = Job(self.dataset, self.root, self.home, self.sources, archives, masks, workers, self.scan, say)
         try:
-            with locked(self.root / ".prepare.lock", wait=False):
+            with disk_watched(self.root), self._alone():
                 if job.before and not masks and not (found := self.check()).problems:
                     return found
                 job.need_room()
@@ -103,3 +105,7 @@ class Preparation:
                 return found
         except BlockingIOError:
             raise UserError(f"another `harness prepare` is at work in {self.root}") from None
+
+    def _alone(self) -> AbstractContextManager[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        return locked(self.root / ".prepare.lock", wait=False)
