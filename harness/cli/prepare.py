@@ -69,4 +69,6 @@ def _lines(preparation: Preparation, found: Findings) -> list[str]:
     if len(found.problems) > SHOWN:
         lines.append(f"and {len(found.problems) - SHOWN} more; --json names all of them")
     count = len(found.problems)
-    return [*lines, f"{count} problem{'s' * (count > 1)}; mend them with: harness prepare {name} --root {where}"]
+    options = preparation.recipe.mending(found.masks.get("name", ""))
+    command = f"harness prepare {name} --root {where}{options}"
+    return [*lines, f"{count} problem{'s' * (count > 1)}; mend with: {command}"]

@@ -15,6 +15,7 @@ from harness.data.index import index_split
 from harness.data.prepare.job import Draft
 from harness.data.prepare.recipe import Preparation
 from harness.data.prepare.sources import read_sources
+from harness.data.prepare.voc import BUILT, mending
 from harness.data.voc import VOC12, VOC12Animals
 from harness.errors import UserError
 from tests.conftest import Run
@@ -138,6 +139,7 @@ def test_a_kill_in_the_middle_leaves_no_half_set_of_masks(archives: Path, source
     folder = tmp_path / "VOCdevkit" / "VOC2012"
     half = folder / "SegmentationClassAug.part"
     half.mkdir(parents=True)
+    (folder / "prepared-voc12.json").write_text(json.dumps({"masks": {"name": BUILT}}))
     official_mask = official.png(official.sbd_mask(0))
     (half / f"{SBD_ONLY[0]}.png").write_bytes(official_mask)
     (half / f"{SBD_ONLY[1]}.png").write_bytes(official_mask[:60])
@@ -172,7 +174,7 @@ def test_check_names_every_problem_and_the_command_that_mends_it(
         "val": "1 pictures instead of 2",
     }.items():
         assert expected in problems[name]
-    assert f"mend them with: harness prepare voc12 --root {copy}" in here(*check).stderr
+    assert f"6 problems; mend with: harness prepare voc12 --root {copy}" in here(*check).stderr
     assert (
         "cannot be used" in here("run", "--methods", "sanity-random", "--dataset", "voc12", "--root", str(copy)).stderr
     )
@@ -209,6 +211,7 @@ def test_circulated_masks_are_taken_as_they_are_named_and_hashed(archives: Path,
     assert VOC12(root).mask_path(AUG[0]).read_bytes() == files[f"SegmentationClassAug/{AUG[0]}.png"]
     assert "benchmark.tgz" not in json.loads((VOC12(root).folder / "prepared-voc12.json").read_text())["archives"]
     VOC12(root).mask_path(AUG[0]).unlink()
+    assert mending(found.masks["name"]) == " --masks SegmentationClassAug.zip"
     assert Preparation(VOC12, root, sources).make(archives).problems  # nobody mixes SBD's masks in
     assert not Preparation(VOC12, root, sources).make(archives, circulated).problems
     other = official.write_zip(tmp_path / "other.zip", files)
@@ -225,6 +228,20 @@ def test_masks_of_unknown_origin_are_left_alone_and_called_so(
     there.publish()
     found = Preparation(VOC12, tmp_path, sources).make(archives)
     assert (found.problems, found.masks["name"]) == ({}, "SegmentationClassAug, found in the folder")
+    assert mending(found.masks["name"]) == mending("SegmentationClassAug") != ""
+
+
+def test_masks_of_two_origins_are_never_mixed(archives: Path, sources: Path, tmp_path: Path) -> None:
+    """What a preparation with SBD has left behind is not built upon with masks that are brought."""
+    root = tmp_path / "root"
+    part = root / "VOCdevkit" / "VOC2012" / "SegmentationClassAug.part"
+    part.mkdir(parents=True)
+    (part.parent / "prepared-voc12.json").write_text(json.dumps({"masks": {"name": BUILT}}))
+    save_mask(part / f"{SBD_ONLY[0]}.png", official.sbd_mask(0))
+    names = {*AUG, *VOC_VAL} - {SBD_ONLY[0]}
+    few = {f"{name}.png": official.png(official.sbd_mask(1)) for name in names}
+    found = Preparation(VOC12, root, sources).make(archives, official.write_zip(tmp_path / "few.zip", few))
+    assert found.problems == {"train_aug": "4 pictures instead of 5"}
 
 
 def spoilt(archives: Path, folder: Path, change: Callable[[dict[str, bytes]], None], **more: dict[str, str]) -> Path:
@@ -320,6 +337,7 @@ def test_only_official_datasets_are_prepared(here: Run) -> None:
 def test_the_built_in_sources_are_official_and_name_what_vouches_for_them() -> None:
     voc, coco = read_sources("voc12"), read_sources("coco14")
     assert voc.archives["benchmark.tgz"].vouched == "md5 82b4d87ceb2ed10f6038a1cba92111cb"
+    assert voc.archives["VOCtrainval_11-May-2012.tar"].md5 == "6cd6e144f989b92b3379bac3b3de84fd"
     for archive in (*voc.archives.values(), *coco.archives.values()):
         assert archive.vouched
         assert all(url.startswith("http") for url in archive.urls)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections import deque
@@ -183,6 +184,12 @@ class Draft:
         self.final = final
         self.path = final if final.exists() else final.with_name(f"{final.name}.part")
         self.path.mkdir(parents=True, exist_ok=True)
+
+    def discard_part(self) -> None:
+        """Begin anew, unless it is complete: what stands there was made from something else."""
+        if self.path != self.final:
+            shutil.rmtree(self.path)
+            self.path.mkdir()
 
     def publish(self) -> None:
         """Give it its name."""

@@ -20,7 +20,7 @@ from harness.errors import UserError
 from harness.lease import locked
 
 RECIPES: dict[type[Dataset], ModuleType] = {VOC12: voc, COCO14: coco}
-"""What each needs: `SPLITS`, `LABELS`, `home(root)`, `name_masks(job)` and `make(job)`."""
+"""What each needs: `SPLITS`, `LABELS`, `home(root)`, `name_masks(job)`, `mending(masks)` and `make(job)`."""
 
 
 class Preparation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -17,10 +18,12 @@ from harness.errors import EnvironmentUnfitError, UserError
 from harness.files import hash_file, write_atomic
 
 VOC, SBD = "VOCtrainval_11-May-2012.tar", "benchmark.tgz"
-BUILT = "SegmentationClassAug of VOC 2012 and SBD: VOC's masks where there are any"
+_MASKS = "SegmentationClassAug"
+BUILT = f"{_MASKS} of VOC 2012 and SBD: VOC's masks where there are any"
+FOUND = f"{_MASKS}, found in the folder"
+_BROUGHT = ", sha256 "  # between the name of an archive of masks and its hash
 _INSIDE_VOC, _INSIDE_SBD = "VOCdevkit/VOC2012/", "benchmark_RELEASE/dataset/"
 _MAX_MASKS = 2_000_000_000  # bytes that a circulated archive of masks may unpack to
-
 
 SPLITS = ("train", "train_aug", "val")
 LABELS = "xml"
@@ -42,18 +45,24 @@ def name_masks(job: Job) -> str:
     UserError
         If masks are there already, and they are not the ones that the user brings.
     """
-    there = (job.home / "SegmentationClassAug").is_dir()
+    there = (job.home / _MASKS).is_dir()
     was = job.before.get("masks", {}).get("name", "")
     if job.masks:
         if not job.masks.is_file():
             raise UserError(f"no archive {job.masks}")
-        wanted = f"{job.masks.name}, sha256 {hash_file(job.masks)}"
+        wanted = f"{job.masks.name}{_BROUGHT}{hash_file(job.masks)}"
         if there and was != wanted:
-            raise UserError(
-                f"{job.home / 'SegmentationClassAug'} holds other masks ({was or 'of unknown origin'}): remove it first"
-            )
+            raise UserError(f"{job.home / _MASKS} holds other masks ({was or 'of unknown origin'}): remove it first")
         return wanted
-    return (was or "SegmentationClassAug, found in the folder") if there else BUILT
+    return (was or FOUND) if there else BUILT
+
+
+def mending(masks: str) -> str:
+    """Return what comes behind the command that mends a dataset with masks of some name."""
+    if masks in (_MASKS, FOUND):
+        return f"; it leaves masks alone that it has not made: to have them made, remove {_MASKS} first"
+    archive, brought, _ = masks.partition(_BROUGHT)
+    return f" --masks {shlex.quote(archive)}" if brought else ""
 
 
 def make(job: Job) -> None:
@@ -72,7 +81,9 @@ def make(job: Job) -> None:
     voc = job.archive(VOC, (_INSIDE_VOC,))
     if not job.unpack(voc, lambda name: job.home / name.removeprefix(_INSIDE_VOC)):
         raise UserError(f"{voc.path} holds no {_INSIDE_VOC}")
-    draft = Draft(job.home / "SegmentationClassAug")
+    draft = Draft(job.home / _MASKS)
+    if job.before.get("masks", {}).get("name") != origin:
+        draft.discard_part()
     if origin == BUILT:
         _build(job, draft.path)
     elif job.masks:
