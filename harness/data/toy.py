@@ -37,6 +37,7 @@ class Toy(VOCLayout):
         "vitpcm": {"lr": 2e-4, "warmup_epochs": 0, "unfreeze_blocks": "all"},
     }
     sizes: ClassVar[dict[str, int]] = {"train": 240, "val": 80}
+    sides: ClassVar[tuple[int, int]] = (96, 160)  # of a picture, from and to
     seed: ClassVar[int] = 1
     hue_spread: ClassVar[float] = 0.04
     clutter: ClassVar[int] = 10
@@ -73,7 +74,7 @@ class Toy(VOCLayout):
                 (folder / "Annotations" / f"{image_id}.xml").write_text(self._annotation(image_id, mask), "utf-8")
 
     def _picture(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        height, width = (int(side) for side in rng.integers(96, 161, 2))
+        height, width = (int(side) for side in rng.integers(self.sides[0], self.sides[1] + 1, 2))
         image = _background(rng, height, width, self.clutter)
         mask = np.zeros((height, width), np.uint8)
         for _ in range(rng.integers(1, 5)):

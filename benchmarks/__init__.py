@@ -1,0 +1,1 @@
+"""How close the harness is to the limit: each row of the table is one module, measured against its opponent."""

@@ -1,0 +1,108 @@
+"""The harness's side: pictures to run on, cells planned as `harness run` plans them, stages run as its workers do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness.cluster import connect
+from harness.data.toy import Toy
+from harness.data.voc import VOC_CLASSES
+from harness.plan import Plan, Planner
+from harness.registry import Registry
+from harness.schedule import Options, Scheduler
+from harness.spec import Grid, expand
+from harness.stages import Node
+from harness.store import Artefact, Store
+from harness.worker import Outcome, run_node
+
+from benchmarks.row import Setting, seconds
+
+
+class Drawn(Toy):
+    """Pictures as the toy dataset's, as large as VOC's, with its classes, splits and folders."""
+
+    name = "drawn"
+    classes = VOC_CLASSES
+    sides: ClassVar[tuple[int, int]] = (375, 500)
+    sizes: ClassVar[dict[str, int]] = {"train_aug": 256, "train": 128, "val": 128}
+
+
+class Few(Drawn):
+    """As few as a test needs."""
+
+    sides: ClassVar[tuple[int, int]] = (60, 90)
+    sizes: ClassVar[dict[str, int]] = {"train_aug": 8, "train": 4, "val": 4}
+
+
+def plan(at: Setting, name: str, **grid: Any) -> Plan:
+    """Plan a grid over the dataset, with results in a folder of its own."""
+    registry = Registry()
+    settings = {"protocol.label_source": "masks", **grid.pop("set", {})}
+    wanted = Grid(datasets=(at.dataset,), set=settings, **{"weights": "random", **grid})
+    store = at.folder / name
+    Store(store, create=True)
+    return Planner(registry, store, at.root).plan(expand([wanted], registry))
+
+
+def store_of(planned: Plan) -> Store:
+    """Return the results folder of a plan."""
+    return Store(Path(planned.locations.store))
+
+
+def run_stage(planned: Plan, node: Node, at: Setting) -> Artefact:
+    """Run a stage in this process, and whatever it reads that is not there, as a worker does."""
+    store = store_of(planned)
+    for key in node.parents.values():
+        if not store.artefact(planned.nodes[key].stage, key):
+            run_stage(planned, planned.nodes[key], at)
+    outcome = run_node(node, planned.locations_of(node), at.device, at.threads)
+    assert outcome.status == "done", outcome
+    return store.need(node.stage, node.key)
+
+
+def the_stage(planned: Plan, stage: str, split: str = "") -> Node:
+    """Return the one stage of a kind, on a split where there are several."""
+    (found,) = [node for node in planned.nodes.values() if node.stage == stage and node.label.endswith(split)]
+    return found
+
+
+class Silent:
+    """A view for a scheduler that shows nothing, and remembers whether anything failed."""
+
+    def started(self, node: Node) -> None:
+        pass
+
+    def progressed(self, node: Node, progress: dict[str, Any]) -> None:
+        pass
+
+    def ended(self, node: Node, outcome: Outcome, seconds: float) -> None:
+        assert outcome.status == "done", outcome
+
+    def recorded(self, record: dict[str, Any]) -> None:
+        pass
+
+    def said(self, message: str) -> None:
+        raise AssertionError(message)
+
+
+def schedule(planned: Plan, at: Setting) -> None:
+    """Run what a plan still needs, on Ray's workers."""
+    store = store_of(planned)
+    with store.in_use():
+        Scheduler(planned, store, Options(device=at.device), Silent()).run()
+
+
+def start_ray(at: Setting) -> float:
+    """Start Ray, unless it runs; return how long that took in seconds."""
+    return seconds(lambda: at.stack.enter_context(connect(None)))[0]
+
+
+def forget(planned: Plan, *nodes: Node) -> None:
+    """Remove what stages have made, and the records, so that they run again."""
+    store = store_of(planned)
+    for node in nodes:
+        shutil.rmtree(store.root / "artefacts" / node.stage / node.key, ignore_errors=True)
+    for cell in planned.cells:
+        (store.root / "records" / f"{cell.key}.json").unlink(missing_ok=True)
