@@ -34,8 +34,12 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, class_ids: Sequence[int
     lookup = np.full(256, count, np.int64)
     lookup[list(class_ids)] = np.arange(count)
     lookup[IGNORE] = count
-    cells = lookup[truth] * (count + 1) + lookup[prediction]
-    return np.bincount(cells.ravel(), minlength=(count + 1) ** 2).reshape(count + 1, count + 1)[:count]
+    pairs = (np.left_shift(truth, 8, dtype=np.uint16) | prediction).ravel()
+    starts = np.concatenate([[0], np.flatnonzero(pairs[1:] != pairs[:-1]) + 1])  # of runs: far fewer than pixels
+    heads = pairs[starts]
+    cells = lookup[heads >> 8] * (count + 1) + lookup[heads & 255]
+    pixels = np.bincount(cells, np.diff(starts, append=len(pairs)), (count + 1) ** 2)
+    return pixels.astype(np.int64).reshape(count + 1, count + 1)[:count]
 
 
 @dataclass(frozen=True)
