@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from harness.cluster import connect
 from harness.data.toy import Toy
 from harness.data.voc import VOC_CLASSES
+from harness.method import Method
 from harness.plan import Plan, Planner
 from harness.registry import Registry
 from harness.schedule import Options, Scheduler
@@ -66,6 +67,13 @@ def the_stage(planned: Plan, stage: str, split: str = "") -> Node:
     """Return the one stage of a kind, on a split where there are several."""
     (found,) = [node for node in planned.nodes.values() if node.stage == stage and node.label.endswith(split)]
     return found
+
+
+def method_of(planned: Plan) -> Method:
+    """Return the method of a plan's one cell."""
+    spec = planned.cells[0].cell.spec
+    method_class: type[Method] = Registry().load("method", spec.method)
+    return method_class(method_class.Params.model_validate(spec.params))
 
 
 class Silent:

@@ -69,6 +69,7 @@ def rows(at: Setting) -> list[Row]:
             aim=Aim(">=", 2),
             agree=agree,
             facts=facts,
+            repeats=11,
             opponents=("onedl-mmsegmentation", "torchmetrics", "numpy"),
         )
     ]

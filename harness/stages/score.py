@@ -106,20 +106,25 @@ def write_scores(task: Task, count: int, score: Callable[[slice], Iterator[Score
         (task.out / place.name).hardlink_to(place)
 
 
+def batch_size(size: int | str) -> int:
+    """Return how many pictures go through a model at once."""
+    return 1 if size == NATIVE else max(1, _PIXELS // int(size) ** 2)
+
+
 def score_pictures(
     task: Task, method: Method, model: nn.Module, ids: list[str], paths: list[Path], labels: Tensor
 ) -> Iterator[Scored]:
     """Yield the score maps of some pictures, at the size, scales and mirroring of the stage's configuration."""
     config = task.config
     size = config["size"]
-    batch_size = 1 if size == NATIVE else max(1, _PIXELS // size**2)
+    at_once = batch_size(size)
     dataset = task.dataset() if config["oracle"] else None
     with ThreadPoolExecutor(max(1, task.workers)) as pool:
         pictures = pool.map(open_rgb, paths)
-        for start in range(0, len(ids), batch_size):
-            batch_ids = ids[start : start + batch_size]
+        for start in range(0, len(ids), at_once):
+            batch_ids = ids[start : start + at_once]
             images = [next(pictures) for _ in batch_ids]
-            given = labels[start : start + batch_size].to(task.device) if config["labels_given"] else None
+            given = labels[start : start + at_once].to(task.device) if config["labels_given"] else None
             if dataset is not None:
                 truths = [open_mask(dataset.mask_path(i)) for i in batch_ids]
                 given = _one_hot(truths, config["class_ids"], _sides(images[0], size, 1.0))
