@@ -65,8 +65,13 @@ def run_stage(planned: Plan, node: Node, at: Setting) -> Artefact:
 
 def the_stage(planned: Plan, stage: str, split: str = "") -> Node:
     """Return the one stage of a kind, on a split where there are several."""
-    (found,) = [node for node in planned.nodes.values() if node.stage == stage and node.label.endswith(split)]
+    (found,) = [node for node in nodes_of(planned, stage) if node.label.endswith(split)]
     return found
+
+
+def nodes_of(planned: Plan, stage: str) -> list[Node]:
+    """Return all stages of a kind."""
+    return [node for node in planned.nodes.values() if node.stage == stage]
 
 
 def method_of(planned: Plan) -> Method:
