@@ -10,7 +10,7 @@ import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class Task:
     @cached_property
     def registry(self) -> Registry:
         """The plugins of this run."""
-        return Registry(self.locations.plugins)
+        return _registry(self.locations.plugins)
 
     def parent(self, stage: str) -> Artefact:
         """Return the artefact of a parent."""
@@ -169,6 +169,12 @@ class Task:
             "unit": "steps" if self.node.stage in ("fit", "verify") else "pictures",
         }  # fmt: skip
         self.store.tell(self.node.key, told)
+
+
+@cache
+def _registry(plugins: tuple[str, ...]) -> Registry:
+    """Return the plugins of a run; looking for them takes longer than a small stage, so a process looks once."""
+    return Registry(plugins)
 
 
 def function(stage: str) -> Callable[[Task], None]:
