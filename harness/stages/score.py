@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -119,19 +120,29 @@ def score_pictures(
     size = config["size"]
     at_once = batch_size(size)
     dataset = task.dataset() if config["oracle"] else None
-    with ThreadPoolExecutor(max(1, task.workers)) as pool:
-        pictures = pool.map(open_rgb, paths)
-        for start in range(0, len(ids), at_once):
-            batch_ids = ids[start : start + at_once]
-            images = [next(pictures) for _ in batch_ids]
-            given = labels[start : start + at_once].to(task.device) if config["labels_given"] else None
-            if dataset is not None:
-                truths = [open_mask(dataset.mask_path(i)) for i in batch_ids]
-                given = _one_hot(truths, config["class_ids"], _sides(images[0], size, 1.0))
-            with torch.set_grad_enabled(method.needs_grad), task.autocast(config["precision"]):
-                maps, presence = _by_parts(task, method, model, images, given)
-            for image_id, index in zip(batch_ids, range(len(batch_ids)), strict=True):
-                yield image_id, _half(maps[index]), None if presence is None else _half(presence[index])
+    pictures = _opened(paths, max(1, task.workers), at_once)
+    for start in range(0, len(ids), at_once):
+        batch_ids = ids[start : start + at_once]
+        images = [next(pictures) for _ in batch_ids]
+        given = labels[start : start + at_once].to(task.device) if config["labels_given"] else None
+        if dataset is not None:
+            truths = [open_mask(dataset.mask_path(i)) for i in batch_ids]
+            given = _one_hot(truths, config["class_ids"], _sides(images[0], size, 1.0))
+        with torch.set_grad_enabled(method.needs_grad), task.autocast(config["precision"]):
+            maps, presence = _by_parts(task, method, model, images, given)
+        for image_id, index in zip(batch_ids, range(len(batch_ids)), strict=True):
+            yield image_id, _half(maps[index]), None if presence is None else _half(presence[index])
+
+
+def _opened(paths: list[Path], workers: int, ahead: int) -> Iterator[np.ndarray]:
+    """Yield pictures in order, decoded by threads while the model runs, never more than some ahead of it."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque(pool.submit(open_rgb, path) for path in paths[:ahead])
+        for path in paths[ahead:]:
+            yield waiting.popleft().result()
+            waiting.append(pool.submit(open_rgb, path))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _by_parts(
