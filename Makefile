@@ -4,9 +4,10 @@ VENV        ?= .venv
 CONSTRAINTS ?= constraints.txt
 PIP_ARGS    ?=
 RESULTS     ?= results
+BENCH       ?=
 BIN         := $(VENV)/bin
 
-.PHONY: demo demo-verify test test-all lint types clean
+.PHONY: demo demo-verify test test-all bench lint types clean
 
 demo: $(VENV)/.ready  ## train and compare on drawn pictures, print the table
 	$(BIN)/harness run --experiment demo --results $(RESULTS)
@@ -22,6 +23,9 @@ test: $(VENV)/.ready  ## the tests of every commit
 test-all: $(VENV)/.ready  ## all tests, the long ones too
 	$(BIN)/python -m pytest
 
+bench: $(VENV)/.ready  ## side by side with what people use today; BENCH names rows and options
+	$(BIN)/python -m benchmarks $(BENCH)
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,7 +35,7 @@ types: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS) -e ".[all,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS) -e ".[all,bench,dev]"
 	touch $@
 
 clean:

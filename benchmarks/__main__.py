@@ -14,14 +14,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    from harness import provenance
-
     from benchmarks.page import about, floor, table
     from benchmarks.run import MODULES, benchmark, setting
+    from harness import provenance
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("modules", nargs="*", metavar="ROW", help=f"of {', '.join(MODULES)}; all unless given")
-    parser.add_argument("--root", type=Path, help="a VOCdevkit with splits train_aug, train and val; else drawn pictures")
+    parser.add_argument("--root", type=Path, help="a VOCdevkit with train_aug, train and val; else drawn pictures")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for each side")
     parser.add_argument("--tiny", action="store_true", help="only see that the sides agree; its numbers mean nothing")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
+from benchmarks.row import Setting, seconds
 from harness.cluster import connect
 from harness.data.toy import Toy
 from harness.data.voc import VOC_CLASSES
@@ -17,8 +18,6 @@ from harness.spec import Grid, expand
 from harness.stages import Node
 from harness.store import Artefact, Store
 from harness.worker import Outcome, run_node
-
-from benchmarks.row import Setting, seconds
 
 
 class Drawn(Toy):

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.cells import plan, run_stage, store_of, the_stage
+from benchmarks.row import Aim, Row, Setting, best_of_others, rate, seconds
 from harness.data.base import IGNORE, open_mask
 from harness.data.voc import VOC_CLASSES
 from harness.metrics import Confusions, confusion
 from harness.registry import Registry
 from harness.torchvision_ops import ensure_importable
-
-from benchmarks.cells import plan, run_stage, store_of, the_stage
-from benchmarks.row import Aim, Row, Setting, best_of_others, rate, seconds
 
 CLASSES = len(VOC_CLASSES)
 

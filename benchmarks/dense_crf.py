@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.cells import forget, nodes_of, plan, run_stage, schedule, start_ray, store_of
+from benchmarks.row import Aim, Row, Setting, Values, rate
 from harness.crf import CRFParams
 from harness.data.base import open_mask, open_rgb, save_mask
 from harness.data.voc import VOC_CLASSES
@@ -14,9 +16,6 @@ from harness.plan import Plan
 from harness.pseudomask import Rules, open_classes, probabilities
 from harness.stages import Node
 from harness.stages.score import read_scores
-
-from benchmarks.cells import forget, nodes_of, plan, run_stage, schedule, start_ray, store_of
-from benchmarks.row import Aim, Row, Setting, Values, rate
 
 
 def rows(at: Setting) -> list[Row]:
@@ -43,11 +42,11 @@ def rows(at: Setting) -> list[Row]:
     def facts() -> dict[str, str]:
         all_open = [len(classes) + 1 for node in masks for _, _, classes, _, _ in _scored(planned, node)]
         by_all, by_open = (serial(channels)[1] for channels in ("all", "open"))
-        changed = [open_mask(a) != open_mask(b) for a, b in zip(by_all, by_open, strict=True)]
+        changed = [(open_mask(a) != open_mask(b)).ravel() for a, b in zip(by_all, by_open, strict=True)]
         return {
             "pictures": str(count),
             "channels of a picture": f"{np.mean(all_open):.1f} of {len(VOC_CLASSES)}",
-            "share of labels that closed classes change": f"{np.mean(np.concatenate([c.ravel() for c in changed])):.4%}",
+            "share of labels that closed classes change": f"{np.mean(np.concatenate(changed)):.4%}",
             "at once": f"{len(masks)} stages, one core each",
         }
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.cells import method_of, plan, run_stage, the_stage
+from benchmarks.row import Aim, Row, Setting, Values, seconds
 from harness import Batch, Step
 from harness.backbones import Weights
 from harness.stages.fit import build_model
 from harness.training import TrainingData, derive
-
-from benchmarks.cells import method_of, plan, run_stage, the_stage
-from benchmarks.row import Aim, Row, Setting, Values, seconds
 
 
 def rows(at: Setting) -> list[Row]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.cells import method_of, nodes_of, plan, run_stage, store_of, the_stage
+from benchmarks.row import Aim, Row, Setting, share_of_other
 from harness.data.base import open_mask, open_rgb
 from harness.data.voc import VOC_CLASSES
 from harness.metrics import Confusions, confusion, finalise
@@ -16,9 +18,6 @@ from harness.pseudomask import Rules, open_classes, probabilities
 from harness.registry import Registry
 from harness.stages.fit import load_model
 from harness.stages.score import batch_size, merged_scores
-
-from benchmarks.cells import method_of, nodes_of, plan, run_stage, store_of, the_stage
-from benchmarks.row import Aim, Row, Setting, share_of_other
 
 CLASSES = range(len(VOC_CLASSES))
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.cells import forget, nodes_of, plan, run_stage
+from benchmarks.row import Aim, Row, Setting, share_of_other
 from harness import Batch, Step
 from harness.backbones import Weights
 from harness.crf import CRFParams, dense_crf
@@ -27,9 +29,6 @@ from harness.stages.fit import build_model, load_model
 from harness.stages.score import batch_size, read_scores
 from harness.training import squash
 from harness.worker import run_node
-
-from benchmarks.cells import forget, nodes_of, plan, run_stage
-from benchmarks.row import Aim, Row, Setting, share_of_other
 
 
 def rows(at: Setting) -> list[Row]:
@@ -148,7 +147,8 @@ def _fit(task: Task) -> int:
     model.train()
     for index, (images, given) in enumerate(loader):
         batch = Batch(images.to(task.device), given.to(task.device), [])
-        sum(method.training_step(model, batch, Step(0, 1, index, len(loader))).values()).backward()
+        losses = method.training_step(model, batch, Step(0, 1, index, len(loader)))
+        torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     torch.save(model.state_dict(), task.work / "model.pt")

@@ -13,10 +13,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness import provenance
-
 from benchmarks.cells import Drawn, Few
 from benchmarks.row import Row, Setting
+from harness import provenance
 
 MODULES = (
     "score_maps", "training_step", "equivariance", "dense_crf", "confusion", "trivial_cells", "warm_run", "kept_maps",

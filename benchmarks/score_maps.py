@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from safetensors.numpy import load_file
 
+from benchmarks.cells import forget, method_of, plan, run_stage, store_of, the_stage
+from benchmarks.row import Aim, Row, Setting, rate, seconds
 from harness.data.base import open_rgb
 from harness.stages.fit import load_model
 from harness.stages.score import batch_size
 from harness.torchvision_ops import ensure_importable
 from harness.training import squash
-
-from benchmarks.cells import forget, method_of, plan, run_stage, store_of, the_stage
-from benchmarks.row import Aim, Row, Setting, rate, seconds
 
 
 def rows(at: Setting) -> list[Row]:
@@ -27,7 +26,7 @@ def rows(at: Setting) -> list[Row]:
     node = the_stage(planned, "score", "val")
     run_stage(planned, node, at)
     fitted = store_of(planned).need("fit", node.parents["fit"])
-    model = load_model(method_of(planned), fitted)
+    model: Any = load_model(method_of(planned), fitted)
     paths = [Path(path) for path in planned.locations_of(node).pictures]
     images = torch.stack([squash(open_rgb(path), (size, size)) for path in paths])
     normal = (images - model.backbone.mean) / model.backbone.std

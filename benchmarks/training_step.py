@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.cells import method_of, plan, run_stage, store_of, the_stage
+from benchmarks.row import Aim, Row, Setting, rate, seconds
 from harness import Batch, Step
 from harness.backbones import Weights
 from harness.data.base import open_rgb
 from harness.stages import Task
 from harness.stages.fit import build_model
 from harness.training import Session, TrainingData, derive, squash
-
-from benchmarks.cells import method_of, plan, run_stage, store_of, the_stage
-from benchmarks.row import Aim, Row, Setting, rate, seconds
 
 
 def rows(at: Setting) -> list[Row]:

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.cells import forget, plan, schedule, start_ray, store_of
+from benchmarks.row import Aim, Row, Setting, seconds, share_of_other
 from harness import provenance, stages
 from harness.plan import Plan
 from harness.stages import Task
-
-from benchmarks.cells import forget, plan, schedule, start_ray, store_of
-from benchmarks.row import Aim, Row, Setting, seconds, share_of_other
 
 
 def rows(at: Setting) -> list[Row]:

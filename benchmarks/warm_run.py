@@ -6,10 +6,9 @@ import subprocess
 import sys
 from typing import Any
 
-from harness.store import Store
-
 from benchmarks.cells import plan, schedule, start_ray, store_of
 from benchmarks.row import Aim, Row, Setting, seconds
+from harness.store import Store
 
 PROBE = """
 import sys, time

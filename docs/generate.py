@@ -6,7 +6,9 @@ A block between `<!-- KIND: ARGUMENT -->` and `<!-- /KIND -->` is replaced by wh
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from itertools import pairwise
@@ -17,6 +19,9 @@ import pandas as pd
 import typer
 from tabulate import tabulate
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # `benchmarks` is not installed
+
+from benchmarks.page import about, floor, table
 from harness.check.suite import checks
 from harness.cli import app
 from harness.plan import Planner
@@ -33,6 +38,7 @@ from harness.spec import Grid, expand
 from harness.stages import Node
 
 ROOT = Path(__file__).parent.parent
+RESULTS = "benchmarks/results"
 
 
 def pages() -> list[Path]:
@@ -155,6 +161,21 @@ def stages(dataset: str) -> str:
     return "\n".join(["```mermaid", "flowchart LR", *lines, *edges, "```", ""])
 
 
+def benchmarks(folder: str) -> str:
+    """Return the table of each device that was measured."""
+    return "\n".join(f"{about(result)}\n{table(result['rows'])}" for result in _measured(folder)) or "Nothing yet.\n"
+
+
+def measured(name: str) -> str:
+    """Return what each device gave for a row, beside its ratio."""
+    found = [(result["device"], row) for result in _measured(RESULTS) for row in result["rows"] if row["name"] == name]
+    return "\n".join(f"{device}:\n\n{floor(row)}" for device, row in found)
+
+
+def _measured(folder: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text("utf-8")) for path in sorted((ROOT / folder).glob("*.json"))]
+
+
 def _split(node: Node, nodes: dict[str, Node]) -> str:
     """Return the split that a stage works on; a training has no need to say its own."""
     labels = nodes[node.parents["labels"]] if node.parents else node
@@ -184,6 +205,8 @@ STEPS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 KINDS: dict[str, Callable[[str], str]] = {
+    "benchmarks": benchmarks,
+    "measured": measured,
     "table": tables,
     "sensitivity": sensitivities,
     "fields": fields,
