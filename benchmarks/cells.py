@@ -26,7 +26,7 @@ class Drawn(Toy):
     name = "drawn"
     classes = VOC_CLASSES
     sides: ClassVar[tuple[int, int]] = (375, 500)
-    sizes: ClassVar[dict[str, int]] = {"train_aug": 256, "train": 128, "val": 128}
+    sizes: ClassVar[dict[str, int]] = {"train_aug": 256, "train": 64, "val": 128}
 
 
 class Few(Drawn):
