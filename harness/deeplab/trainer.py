@@ -87,7 +87,7 @@ class _Runner(Runner):
         super().__init__(**options)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        return model.to(self._given, memory_format=torch.channels_last)
+        return model.to(self._given).to(memory_format=torch.channels_last)
 
 
 class _Steps(OptimWrapper):

@@ -111,7 +111,7 @@ def _judge(score: Score, records: list[dict[str, Any]], registry: Registry, stor
     done = [record for record in records if record["status"] == "done" and score.split in _metrics(score, record)]
     if not done:
         if score.split in registry.load("dataset", score.dataset).blind_splits and score.method:
-            return Verdict(score, [], [], "not run: scored by a server only", [])
+            return Verdict(score, [], [], "not run: scored by a server only", [], [])
         bad = next((record for record in records if record["status"] in _WORST), None)
         why = f"{bad['status']}: {bad['reason']}" if bad else "not run"
         return Verdict(score, [], [], why, [], [bad["key"]] if bad else [])
