@@ -44,7 +44,8 @@ def test_ten_times_the_pictures_take_no_more_memory(crowd: Path, tmp_path: Path)
     peaks = []
     for limit in (FEW, MANY):
         command = [
-            Path(sys.executable).parent / "harness", "run", "--methods", "cam", "--backbones", "timm:test_vit", "--dataset", "folder", "--root", str(crowd),
+            Path(sys.executable).parent / "harness", "run", "--methods", "cam", "--backbones", "timm:test_vit",
+            "--dataset", "folder", "--root", str(crowd),
             "--weights", "random", "--set", "cam.image_size=32", "--set", "cam.inference_size=32",
             "--set", "cam.epochs=1", "--limit", str(limit), "--results", str(limit),
         ]  # fmt: skip
