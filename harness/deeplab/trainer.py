@@ -87,7 +87,8 @@ class _Runner(Runner):
         super().__init__(**options)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        return model.to(self._given).to(memory_format=torch.channels_last)
+        model.to(self._given)
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which its types leave out
 
 
 class _Steps(OptimWrapper):
