@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
@@ -35,6 +36,9 @@ def scaffold(kind: str, name: str, folder: Path, package: bool = False) -> list[
         raise UserError(f"'{name}' is no name: small letters, digits, - and _, beginning with a letter")
     if name in Registry().names(kind):
         raise UserError(f"there is a {kind} '{name}' already: take another name")
+    module = name.replace("-", "_")
+    if not package and find_spec(module):
+        raise UserError(f"{module}.py would hide the module {module} from the tests beside it: take another name")
     paths = {folder / path: text for path, text in _texts(kind, name, package).items()}
     for path in [folder / name] if package else paths:
         if path.exists():

@@ -57,6 +57,7 @@ def test_its_test_runs_in_any_folder(tmp_path: Path) -> None:
     [
         ("metod", "mine", "expected method, refiner, dataset"),
         ("method", "My own", "'My own' is no name"),
+        ("method", "torch", "torch.py would hide the module torch"),
         ("method", "cam", "there is a method 'cam' already"),
         ("method", "there", "there.md is there already"),
     ],

@@ -36,6 +36,7 @@ BACKBONES = {"vit": "test_vit", "cnn": "test_resnet"}  # timm's own, of 0.3 mill
 SIDE = 64
 TINY = {"*.image_size": SIDE, "*.inference_size": SIDE, "*.epochs": 2, "*.batch_size": 4}
 PICTURES = 8
+Scored = tuple[Tensor, Tensor | None]  # maps and presence
 
 
 @dataclass
@@ -168,9 +169,7 @@ class Case:
         with torch.set_grad_enabled(method.needs_grad):
             return method.score(model, images, labels)
 
-    def maps(
-        self, images: Tensor, labels: Tensor | None, model: nn.Module | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def maps(self, images: Tensor, labels: Tensor | None, model: nn.Module | None = None) -> Scored:
         """Return score maps and presence of the trained model, or of another; from one seed, if they are drawn."""
         with torch.random.fork_rng():
             torch.manual_seed(0)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 
 from harness.check.case import Case
+from harness.check.model import learns
 from harness.check.suite import NotApplicableError, check, must
-from harness.check.trained import learns
 from harness.check.watch import disturbed
 
 

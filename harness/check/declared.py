@@ -6,7 +6,6 @@ import ast
 import inspect
 import re
 import sys
-import sysconfig
 from pathlib import Path
 
 from harness.check.case import BACKBONES, Case
@@ -152,10 +151,8 @@ def _imported(path: Path) -> set[str]:
 
 def _published(name: str, file: Path) -> bool:
     """Return whether a module is the harness's, Python's own, or of an installed distribution."""
-    if name.partition(".")[0] in ("harness", "wsss_methods", *sys.stdlib_module_names):
-        return True
-    places = [Path(path) for path in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}]
-    return any(file.is_relative_to(path) for path in places) or "site-packages" in file.parts
+    known = name.partition(".")[0] in ("harness", "wsss_methods", *sys.stdlib_module_names)
+    return known or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
 
 
 @check("method", needs=("has_defaults", "well_declared"))

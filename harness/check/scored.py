@@ -7,16 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from harness.check.case import SIDE, Case
+from harness.check.case import SIDE, Case, Scored
 from harness.check.suite import NotApplicableError, check, must
 
 _HALF = 65504.0  # the largest number of half precision
 _TOLERANCE = 1e-3  # of the largest score
 
 
-def _scored(
-    case: Case, count: int = 3, sides: tuple[int, int] = (SIDE, SIDE)
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _scored(case: Case, count: int = 3, sides: tuple[int, int] = (SIDE, SIDE)) -> Iterator[Scored]:
     """Yield maps and presence of toy pictures, for each thing that may be given as labels."""
     for labels in case.labels(count, sides):
         yield case.maps(case.pictures(count, sides), labels)

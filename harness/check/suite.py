@@ -17,7 +17,7 @@ from harness.check.watch import changed, restored, state
 from harness.errors import HarnessError, UserError, closest
 from harness.registry import CODE_KINDS, Entry, Registry
 
-_MODULES = ("declared", "built", "trained", "scored", "conduct", "refined", "drawn", "whole")
+_MODULES = ("declared", "model", "scored", "conduct", "refined", "drawn", "whole")
 
 
 class BrokenContractError(Exception):
@@ -212,7 +212,9 @@ def suites(
     if path and not chosen:
         raise UserError(f"{target} defines no plugin: a class of harness.Method, Refiner or Dataset with a name")
     if not chosen:
-        raise UserError(f"no plugin '{target}', and no such file: {closest(target, [e.name for e in entries])}")
+        raise UserError(
+            f"no plugin '{target}', and no file or package of that name: {closest(target, [e.name for e in entries])}"
+        )
     about = (effects if path else [], settings or {}, root)
     return [Suite([Case(registry, entry, *about, family) for family in _families(registry, entry)]) for entry in chosen]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from harness.cli.common import Json, Plugins, Root, messages, output, print_json
 
-_MARKS = {"passed": "✓", "expected": "✓", "skipped": "·", "blocked": "·", "failed": "✗"}
+_MARKS = {"passed": "✓", "expected": "✓", "skipped": "·", "failed": "✗"}
 _RUN = {"method": "--methods {}", "refiner": "--methods cam --refine {}", "dataset": "--methods cam --dataset {}"}
 
 
@@ -37,13 +38,17 @@ def command(
     for suite in found:
         messages().print(f"{suite.entry.kind} {suite.entry.name}, {len(suite.checks)} checks", highlight=False)
         table = Table("", "check", "", box=None, pad_edge=False)
-        for result in suite.results():
-            told.append(result)
+        results = list(suite.results())
+        told += results
+        shown = [result for result in results if result.state != "blocked"]
+        for result in shown:
             finding = f"fails as expected: {result.finding}" if result.state == "expected" else result.finding
             table.add_row(_MARKS[result.state], result.check, finding)
             if result.state == "failed":
                 table.add_row("", "", f"why: {result.reason}")
                 table.add_row("", "", f"remedy: {result.remedy}")
+        if shown != results:
+            table.add_row("·", f"{len(results) - len(shown)} more", "wait for what failed")
         if not as_json:
             output().print(table, markup=False, highlight=False)
     if as_json:
@@ -53,6 +58,6 @@ def command(
         messages().print(f"{len(failed)} of {len(told)} checks failed", highlight=False)
         sys.exit(1)
     for suite in found:
-        given = f" --plugins {target}" if suite.entry.origin == str(Path(target).absolute()) else ""
+        given = f" --plugins {shlex.quote(target)}" if suite.entry.origin == str(Path(target).absolute()) else ""
         asked = suite.cases[0].rule if suite.entry.kind == "refiner" else suite.entry.name
         messages().print(f"next: harness run{given} {_RUN[suite.entry.kind].format(asked)}", highlight=False)

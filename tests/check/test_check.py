@@ -104,11 +104,31 @@ def test_the_command_names_each_check_and_says_what_mends_it(here: Run, tmp_path
     assert found.returncode == 1
     assert "stays_probable" in found.stdout
     assert "remedy: Normalise what you return" in found.stdout
+    assert "next:" not in found.stderr
     told = json.loads(here("check", "plugin.py", "--json").stdout)
     assert {row["check"]: row["state"] for row in told}["stays_probable"] == "failed"
     write(tmp_path, GOOD["refiner"])
     found = here("check", "plugin.py")
     assert found.returncode == 1  # a file that was imported stays as it was in this process
+
+
+def test_what_a_plugin_prints_is_no_part_of_what_the_command_prints(here: Run, tmp_path: Path) -> None:
+    (tmp_path / "a folder").mkdir()
+    loud = GOOD["refiner"].replace("        sharp =", '        print("noise")\n        sharp =')
+    write(tmp_path / "a folder", loud.replace("\n\nimport", '\n\nprint("noise")\nimport', 1))
+    told = here("check", "a folder/plugin.py", "--json")
+    assert {row["state"] for row in json.loads(told.stdout)} <= {"passed", "skipped"}
+    assert "noise" in told.stderr
+    assert "--plugins 'a folder/plugin.py' " in told.stderr
+
+
+def test_what_waits_for_a_failed_check_is_counted_not_listed(here: Run, tmp_path: Path) -> None:
+    write(tmp_path, "def (")
+    found = here("check", "plugin.py")
+    assert found.returncode == 1
+    assert "SyntaxError" in found.stdout
+    assert f"{len(checks('method')) - 1} more" in found.stdout
+    assert "needs `imports`" not in found.stdout
 
 
 def test_the_suite_is_a_parametrised_test(pytester_folder: Path) -> None:
