@@ -34,7 +34,7 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, class_ids: Sequence[int
     lookup = np.full(256, count, np.int64)
     lookup[list(class_ids)] = np.arange(count)
     lookup[IGNORE] = count
-    pairs = (np.left_shift(truth, 8, dtype=np.uint16) | prediction).ravel()
+    pairs = (truth.astype(np.uint16) << 8 | prediction).ravel()
     starts = np.concatenate([[0], np.flatnonzero(pairs[1:] != pairs[:-1]) + 1])  # of runs: far fewer than pixels
     heads = pairs[starts]
     cells = lookup[heads >> 8] * (count + 1) + lookup[heads & 255]

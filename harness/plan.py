@@ -17,7 +17,7 @@ from harness.graph import CellGraph
 from harness.method import Method
 from harness.registry import Registry
 from harness.spec import Cell, RunSpec
-from harness.stages import Locations, Node
+from harness.stages import SHARD, Locations, Node
 from harness.store import Store
 from harness.strict import digest
 
@@ -83,6 +83,8 @@ class Plan:
         chooses = node.config.get("rule") == "val_pixels"
         may_see = chooses or node.stage in _SEE_GROUND_TRUTH or node.config.get("oracle") or "external" in node.config
         pictures = self.pictures.get(node.parents.get("labels", ""), ())
+        if "shard" in node.config:
+            pictures = pictures[node.config["shard"] * SHARD :][:SHARD]
         return replace(self.locations, roots=self.locations.roots if may_see else {}, pictures=pictures)
 
     def decode(self, keys: Iterable[str]) -> DecodedPictures:

@@ -70,7 +70,7 @@ class Locations:
         Weight files by sha256.
     plugins : tuple of str
     pictures : tuple of str
-        The pictures of the stage's split, in order.
+        The pictures of the stage's split, or of its shard, in order.
     """
 
     store: str
@@ -135,7 +135,7 @@ class Task:
 
     @cached_property
     def pictures(self) -> list[Path]:
-        """The pictures of the split, in the order of its labels."""
+        """The pictures of the split, or of its shard, in the order of its labels."""
         return [Path(path) for path in self.locations.pictures]
 
     def dataset(self) -> Dataset:

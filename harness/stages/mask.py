@@ -13,7 +13,7 @@ from harness.data.base import IGNORE, open_rgb, save_mask
 from harness.method import Refiner
 from harness.pseudomask import Rules, open_classes, probabilities
 from harness.registry import Registry
-from harness.stages import Task
+from harness.stages import SHARD, Task
 from harness.stages.score import read_scores
 
 
@@ -31,6 +31,7 @@ def run(task: Task) -> None:
     class_of = np.full(256, IGNORE, np.uint8)  # what a position stands for; what stands for none stays unlabelled
     class_of[: len(config["class_ids"])] = config["class_ids"]
     refiner = load_refiner(config["refine"], task.registry)
+    start = config["shard"] * SHARD
     shard = list(read_scores(scores, config["shard"]))
     for done, (image_id, maps, presence) in enumerate(shard, 1):
         classes = open_classes(rules, labels[row[image_id]], presence)
@@ -40,7 +41,7 @@ def run(task: Task) -> None:
             save_mask(task.out / f"{image_id}.png", class_of[maps[0]])
             continue
         scored = probabilities(maps, classes, (height, width), rules, output)
-        best = best_channel(scored, refiner, task.pictures[row[image_id]])
+        best = best_channel(scored, refiner, task.pictures[row[image_id] - start])
         save_mask(task.out / f"{image_id}.png", class_of[np.array([0, *classes])[best]])
 
 

@@ -120,7 +120,7 @@ def score_pictures(
     size = config["size"]
     at_once = batch_size(size)
     dataset = task.dataset() if config["oracle"] else None
-    pictures = _opened(paths, max(1, task.workers), at_once)
+    pictures = opened(paths, max(1, task.workers), at_once)
     for start in range(0, len(ids), at_once):
         batch_ids = ids[start : start + at_once]
         images = [next(pictures) for _ in batch_ids]
@@ -134,7 +134,7 @@ def score_pictures(
             yield image_id, _half(maps[index]), None if presence is None else _half(presence[index])
 
 
-def _opened(paths: list[Path], workers: int, ahead: int) -> Iterator[np.ndarray]:
+def opened(paths: list[Path], workers: int, ahead: int) -> Iterator[np.ndarray]:
     """Yield pictures in order, decoded by threads while the model runs, never more than some ahead of it."""
     with ThreadPoolExecutor(workers) as pool:
         waiting = deque(pool.submit(open_rgb, path) for path in paths[:ahead])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from harness.data.base import open_rgb
+from harness.stages.score import opened
 from harness.training import TrainingData
 
 
@@ -29,3 +32,20 @@ def test_the_same_pictures_bit_for_bit_with_any_number_of_workers(tmp_path: Path
     alone = epoch(0)
     assert len(alone) == 2
     assert alone == epoch(1) == epoch(3)
+
+
+def test_pictures_are_opened_in_order_and_only_so_many_ahead(tmp_path: Path) -> None:
+    """The last picture comes into being long after the first was asked for."""
+    rng, paths = np.random.default_rng(0), [tmp_path / f"{number}.png" for number in range(6)]
+
+    def draw(path: Path) -> None:
+        Image.fromarray(rng.integers(0, 255, (8, 9, 3), np.uint8)).save(path)
+
+    for path in paths[:-1]:
+        draw(path)
+    found = opened(paths, workers=2, ahead=3)
+    images = [next(found)]
+    time.sleep(0.3)
+    draw(paths[-1])
+    images += found
+    assert [image.tobytes() for image in images] == [open_rgb(path).tobytes() for path in paths]
