@@ -189,7 +189,7 @@ BROKEN = [
         "probabilities_add_up",
         "return maps.relu(), maps.mean((2, 3)).sigmoid()\n",
         "return 5 + maps.relu(), maps.mean((2, 3)).sigmoid()\n\n\nGood.output = 'probability'\n",
-        "a probability of",
+        "probabilities from",
     ),
     ("method", "presence_as_declared", "    predicts_presence = True\n", "", "predicts_presence is False"),
     ("method", "presence_as_declared", ".mean((2, 3)).sigmoid()\n", ".mean((2, 3))\n", "presence from"),
