@@ -28,6 +28,7 @@ NATIVE = "native"  # the picture's own size
 PATCH = 16  # a native size is rounded to whole ones
 Scored = tuple[str, np.ndarray, np.ndarray | None]  # id, score map, presence
 _PIXELS = 1 << 21  # in a batch
+_AHEAD = 16  # pictures that are decoded before the model wants them
 
 
 def shard_name(shard: int) -> str:
@@ -120,7 +121,7 @@ def score_pictures(
     size = config["size"]
     at_once = batch_size(size)
     dataset = task.dataset() if config["oracle"] else None
-    pictures = opened(paths, max(1, task.workers), at_once)
+    pictures = opened(paths, max(1, task.workers), _AHEAD)
     for start in range(0, len(ids), at_once):
         batch_ids = ids[start : start + at_once]
         images = [next(pictures) for _ in batch_ids]
