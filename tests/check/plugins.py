@@ -215,7 +215,7 @@ BROKEN = [
      _MAPS + "        import socket\n        \n        with socket.socket() as host:\n            host.connect_ex(('127.0.0.1', 9))\n", "it calls 127.0.0.1"),
     ("method", "masks_unseen", _STEP,
      "        from harness.data.toy import cache_folder\n        (cache_folder() / 'toy-1' / 'SegmentationClass' / "
-     "f'{batch.ids[0]}.png').read_bytes()\n" + _STEP, "it opens SegmentationClass"),
+     "f'{batch.ids[0]}.png').read_bytes()\n" + _STEP, "in SegmentationClass"),
     ("method", "runs_on_toy", _MAPS, "        assert len(images) < 8\n" + _MAPS, "the stage score failed"),
     ("refiner", "keeps_shape", _REFINED, "return (sharp / sharp.sum(0)).transpose(0, 2, 1)", "become (3, "),
     ("refiner", "keeps_shape", _REFINED, "return sharp.argmax(0)", "become (64, 80)"),
