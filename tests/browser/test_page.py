@@ -79,7 +79,10 @@ def test_a_heading_sorts_by_number_with_mouse_and_keyboard(show: Open, report: P
     tab = show(report)
     score = heading(tab, "train BPM mIoU")
     place = tab.locator("section.table").first.locator("thead th").all_inner_texts().index("train BPM mIoU") + 1
-    numbers = lambda: [float(text.split()[0]) for text in column(tab, place)]  # noqa: E731
+
+    def numbers() -> list[float]:
+        return [float(text.split()[0]) for text in column(tab, place)]
+
     before = numbers()
     score.click()
     assert numbers() == sorted(before, reverse=True) != before
