@@ -76,6 +76,11 @@ class Job:
         path = prepared_file(self.home, self.dataset.prepared_as)
         return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
+    @property
+    def ended_before(self) -> bool:
+        """Whether an earlier preparation came to its end: only then is its note whole."""
+        return "pictures" in self.before
+
     def write_down(self, note: dict[str, Any]) -> None:
         """Write down what was made from what, beside the pictures."""
         kept = self.before.get("archives", {})

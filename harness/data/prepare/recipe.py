@@ -95,7 +95,7 @@ class Preparation:
         job = Job(self.dataset, self.root, self.home, self.sources, archives, masks, workers, self.scan, say)
         try:
             with disk_watched(self.root), self._alone():
-                if job.before and not masks and not (found := self.check()).problems:
+                if job.ended_before and not masks and not (found := self.check()).problems:
                     return found
                 job.need_room()
                 job.write_down({"masks": {"name": self.recipe.name_masks(job)}})
