@@ -40,10 +40,6 @@ def crowd(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="score's peak grows from 465 to 572 MiB; within one process it does not: see docs/performance.md",
-)
 def test_ten_times_the_pictures_take_no_more_memory(crowd: Path, tmp_path: Path) -> None:
     peaks = []
     for limit in (FEW, MANY):

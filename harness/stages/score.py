@@ -6,7 +6,7 @@ import json
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -56,11 +56,14 @@ def run(task: Task) -> None:
     fitted = task.parent("select" if "select" in task.node.parents else "fit")
     model = load_model(method, fitted).to(task.device)
 
-    def score(chunk: slice) -> Iterator[Scored]:
-        torch.manual_seed(derive(fitted.manifest["config"]["seed"], "score", chunk.start))
-        return score_pictures(task, method, model, ids[chunk], task.pictures[chunk], labels[chunk])
+    with ThreadPoolExecutor(max(1, task.workers)) as pool:
 
-    write_scores(task, len(ids), score)
+        def score(chunk: slice) -> Iterator[Scored]:
+            torch.manual_seed(derive(fitted.manifest["config"]["seed"], "score", chunk.start))
+            images = opened(pool, task.pictures[chunk])
+            return score_pictures(task, method, model, ids[chunk], images, labels[chunk])
+
+        write_scores(task, len(ids), score)
     (task.out / "scores.json").write_text(json.dumps({"output": method.output, "background": method.background}))
 
 
@@ -114,14 +117,13 @@ def batch_size(size: int | str) -> int:
 
 
 def score_pictures(
-    task: Task, method: Method, model: nn.Module, ids: list[str], paths: list[Path], labels: Tensor
+    task: Task, method: Method, model: nn.Module, ids: list[str], pictures: Iterator[np.ndarray], labels: Tensor
 ) -> Iterator[Scored]:
     """Yield the score maps of some pictures, at the size, scales and mirroring of the stage's configuration."""
     config = task.config
     size = config["size"]
     at_once = batch_size(size)
     dataset = task.dataset() if config["oracle"] else None
-    pictures = opened(paths, max(1, task.workers), _AHEAD)
     for start in range(0, len(ids), at_once):
         batch_ids = ids[start : start + at_once]
         images = [next(pictures) for _ in batch_ids]
@@ -135,15 +137,17 @@ def score_pictures(
             yield image_id, _half(maps[index]), None if presence is None else _half(presence[index])
 
 
-def opened(paths: list[Path], workers: int, ahead: int) -> Iterator[np.ndarray]:
-    """Yield pictures in order, decoded by threads while the model runs, never more than some ahead of it."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = deque(pool.submit(open_rgb, path) for path in paths[:ahead])
-        for path in paths[ahead:]:
-            yield waiting.popleft().result()
-            waiting.append(pool.submit(open_rgb, path))
-        while waiting:
-            yield waiting.popleft().result()
+def opened(pool: Executor, paths: list[Path], ahead: int = _AHEAD) -> Iterator[np.ndarray]:
+    """Yield pictures in order, decoded by threads while the model runs, never more than some ahead of it.
+
+    The threads should last for a stage: each new one leaves some memory that the allocator keeps.
+    """
+    waiting = deque(pool.submit(open_rgb, path) for path in paths[:ahead])
+    for path in paths[ahead:]:
+        yield waiting.popleft().result()
+        waiting.append(pool.submit(open_rgb, path))
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _by_parts(

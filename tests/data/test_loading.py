@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,10 @@ def test_pictures_are_opened_in_order_and_only_so_many_ahead(tmp_path: Path) -> 
 
     for path in paths[:-1]:
         draw(path)
-    found = opened(paths, workers=2, ahead=3)
-    images = [next(found)]
-    time.sleep(0.3)
-    draw(paths[-1])
-    images += found
+    with ThreadPoolExecutor(2) as pool:
+        found = opened(pool, paths, ahead=3)
+        images = [next(found)]
+        time.sleep(0.3)
+        draw(paths[-1])
+        images += found
     assert [image.tobytes() for image in images] == [open_rgb(path).tobytes() for path in paths]
