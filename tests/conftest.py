@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -64,22 +65,23 @@ def harness(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_once: None) -> Run:
+def here(tmp_path: Path, ray_once: None) -> Run:
     """Run the command line in this process, in an empty folder, on the Ray that was started once."""
+    return partial(run_here, tmp_path)
+
+
+def run_here(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, in a folder."""
     from harness.cli import main
 
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        printed, said, status = StringIO(), StringIO(), 0
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(said):
-            patch.setattr(sys, "argv", ["harness", *arguments])
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            try:
-                main()
-            except SystemExit as end:
-                status = int(end.code or 0)
-        return subprocess.CompletedProcess(list(arguments), status, printed.getvalue(), said.getvalue())
-
-    return run
+    printed, said, status = StringIO(), StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(said):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["harness", *arguments])
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return subprocess.CompletedProcess(list(arguments), status, printed.getvalue(), said.getvalue())

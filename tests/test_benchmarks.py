@@ -17,7 +17,10 @@ def tiny() -> Iterator[Setting]:
         yield at
 
 
-@pytest.mark.parametrize("module", MODULES)
+SLOW = "peak_memory"  # each of its sides is a process
+
+
+@pytest.mark.parametrize("module", [pytest.param(m, marks=[pytest.mark.slow] * (m == SLOW)) for m in MODULES])
 def test_both_sides_make_the_same(module: str, tiny: Setting, ray_once: None) -> None:
     result = benchmark(tiny, [module], lambda row: None)
     assert result["rows"]

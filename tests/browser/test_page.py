@@ -201,7 +201,7 @@ def test_per_class_scores_are_drawn_on_demand_for_the_rows_that_are_shown(show: 
     assert details.locator(".bar").count() == 0
     tab.get_by_label("Filter rows").fill("cam epochs=8")
     details.locator("summary").click()
-    assert details.locator("tbody tr").count() == 2
+    playwright.expect(details.locator("tbody tr")).to_have_count(2)
     assert details.locator("thead th").all_inner_texts()[1:4] == ["mean", "background", "beetle"]
     details.locator("select").select_option("train")
     assert details.locator("tbody td").first.inner_text() == "42.5"

@@ -17,9 +17,8 @@ from harness.store import Store
 from tests.faults.conftest import HARNESS, outcome, wait_for_orphans, workers
 
 
-@pytest.mark.parametrize(
-    ("cells", "pause"), [pytest.param(8, 3.0, id="short"), pytest.param(200, 6.0, id="long", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("cells", "pause"), [pytest.param(8, 3.0, id="short"), pytest.param(200, 6.0, id="long")])
 def test_every_cell_has_its_right_record_whatever_is_killed(tmp_path: Path, cells: int, pause: float) -> None:
     seeds = ",".join(str(seed) for seed in range(cells))
     command = [HARNESS, "run", "--methods", "sanity-random", "--limit", "4", "--seeds", seeds]

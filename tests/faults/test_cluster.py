@@ -30,6 +30,7 @@ def run(folder: Path, cluster: Cluster, *more: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_what_one_machine_gives(tmp_path: Path, cluster: Cluster) -> None:
     cluster.add_node(num_cpus=1, num_gpus=2)
     joined = run(tmp_path, cluster, "--device", "cpu", "--json")

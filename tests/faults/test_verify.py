@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.faults.conftest import HARNESS, wait_for_orphans, wait_until
+from tests.conftest import run_here
+from tests.faults.conftest import HARNESS, kill, wait_for_orphans, wait_until
 
-SETTINGS = {"iterations": 60, "crop": 64, "batch_size": 2, "accumulate": 2}
+SETTINGS = {"iterations": 40, "crop": 64, "batch_size": 2, "accumulate": 2}
 COMMAND = [
     HARNESS, "run", "--methods", "sanity-oracle", "--limit", "5", "--threads", "1", "--verify", "deeplabv2:toy",
     *(word for name, value in SETTINGS.items() for word in ("--set", f"deeplabv2.{name}={value}")),
@@ -36,14 +37,14 @@ def told(results: Path) -> dict[str, Any]:
     return {}
 
 
-def test_kill_in_the_middle_of_verify_then_the_same_command(tmp_path: Path) -> None:
+def test_kill_in_the_middle_of_verify_then_the_same_command(tmp_path: Path, ray_once: None) -> None:
     undisturbed, results = tmp_path / "undisturbed", tmp_path / "killed" / "results"
     for folder in (undisturbed, results.parent):
         folder.mkdir()
-    subprocess.run(COMMAND, cwd=undisturbed, check=True, capture_output=True, timeout=300)
+    assert run_here(undisturbed, *COMMAND[1:]).returncode == 0
     with subprocess.Popen(COMMAND, cwd=results.parent, stderr=subprocess.DEVNULL) as driver:
         wait_until(lambda: list(results.glob("work/*/training/checkpoint.pth")))
-        driver.send_signal(signal.SIGKILL)
+        kill(driver, results)
     wait_for_orphans(results)
     assert not list(results.glob("artefacts/verify/*"))
     (checkpoint,) = results.glob("work/*/training/checkpoint.pth")
@@ -51,8 +52,8 @@ def test_kill_in_the_middle_of_verify_then_the_same_command(tmp_path: Path) -> N
     assert 0 < kept < SETTINGS["iterations"]
     for path in results.glob("work/*/progress.json"):
         path.unlink()
-    with subprocess.Popen(COMMAND, cwd=results.parent, stderr=subprocess.DEVNULL) as driver:
-        first = wait_until(lambda: told(results))
-        assert driver.wait(200) == 0
-    assert first["done"] > kept
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(wait_until, lambda: told(results))
+        assert run_here(results.parent, *COMMAND[1:]).returncode == 0
+    assert first.result()["done"] > kept
     assert outcome(results) == outcome(undisturbed / "results")
