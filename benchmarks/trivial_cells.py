@@ -17,7 +17,7 @@ from harness.stages import Task
 def rows(at: Setting) -> list[Row]:
     """Return the row: seeds of a floor, scheduled on warm workers or stage by stage in a loop."""
     cells = at.pick(50, 2)
-    planned = plan(at, "trivial", methods="sanity-background", seeds=range(cells), limit=4)
+    planned = plan(at, "trivial", methods="sanity-background", seeds=range(cells), limit=1)
     started = start_ray(at)
 
     def scheduled() -> Any:
@@ -41,6 +41,7 @@ def rows(at: Setting) -> list[Row]:
             aim=Aim("<=", 1.1),
             agree=agree,
             facts=lambda: {"Ray's start, once for a run": f"{started:.1f} s"},
+            repeats=3,
             opponents=("ray",),
         )
     ]
