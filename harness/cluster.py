@@ -33,12 +33,16 @@ class Cluster:
     ----------
     cpus, gpus : float
         Of all nodes together.
+    memory_gb : float
+        Of the node that has the most for stages, in GiB.
     """
 
     def __init__(self, ray: Any) -> None:
         self.ray = ray
         have = ray.cluster_resources()
         self.cpus, self.gpus = float(have.get("CPU", 1)), float(have.get("GPU", 0))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.memory_gb = max((node.get("memory", 0.0) for node in nodes), default=0.0) / 2**30
         self._reused = ray.remote(max_retries=0)(run_node)
         self._fresh = ray.remote(max_retries=0, max_calls=1)(run_node)
 

@@ -101,9 +101,10 @@ class Leases:
 
     def _read(self, key: str) -> dict[str, Any] | None:
         try:
-            return json.loads(self._path(key).read_text("utf-8"))
+            holder = json.loads(self._path(key).read_text("utf-8"))
         except (FileNotFoundError, ValueError):
             return None
+        return holder if isinstance(holder, dict) and holder.keys() == self._me.keys() else None
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"

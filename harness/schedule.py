@@ -196,6 +196,11 @@ class Scheduler:
                 f"{node.stage} asks for {wanted.cpus:g} cores and {wanted.gpus:g} GPUs, "
                 f"there are {self.cluster.cpus:g} and {self.gpus:g}: --resources {node.stage}.cpus=N asks for fewer"
             )
+        if wanted.memory_gb > self.cluster.memory_gb:
+            raise EnvironmentUnfitError(
+                f"{node.stage} asks for {wanted.memory_gb:g} GiB of memory, no node has more than "
+                f"{self.cluster.memory_gb:.1f} for it: --resources {node.stage}.memory_gb=N asks for less"
+            )
 
     def _fits(self, wanted: Request) -> bool:
         cpus = sum(run.request.cpus for run in self.running.values())

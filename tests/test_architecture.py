@@ -37,7 +37,7 @@ LAYERS = [
     {"survey"},
     {"merge", "gc"},
     {"predict", "check", "scaffold"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 DOORS = {
     "timm": {"harness.backbones"},

@@ -11,7 +11,7 @@ from harness.protocol import Protocol
 from harness.report.formats import markdown
 from harness.report.frame import frame
 from harness.report.sensitivity import sensitivity, shared
-from harness.report.tables import Table, comparison, unfinished
+from harness.report.tables import Table, comparison, mark, unfinished
 
 
 def record(method: str, miou: float, seed: int = 0, dataset: str = "toy", **protocol: Any) -> dict[str, Any]:
@@ -147,3 +147,7 @@ def test_sensitivity_takes_differences_seed_by_seed_and_only_within_a_training()
 @pytest.mark.parametrize("empty", [[], [{**record("cam", 0.4), "status": "skipped", "reason": "no"}]])
 def test_nothing_done_is_no_table(empty: list[dict[str, Any]]) -> None:
     assert comparison(frame(empty)) == []
+
+
+def test_footnotes_go_on_after_z() -> None:
+    assert [mark(number) for number in (0, 25, 26, 51, 52, 26 + 26**2)] == ["a", "z", "aa", "az", "ba", "aaa"]

@@ -374,6 +374,8 @@ def test_wrong_resources_are_told_apart(given: str, problem: str) -> None:
 def test_more_than_there_is_is_said_before_it_is_waited_for(execute: Execute) -> None:
     with pytest.raises(EnvironmentUnfitError, match="fit asks for 64 cores and 0 GPUs, there are 2 and 0"):
         execute("good", resources={"fit.cpus": 64.0})
+    with pytest.raises(EnvironmentUnfitError, match="4096 GiB of memory, no node has more than"):
+        execute("good", resources={"fit.memory_gb": 4096.0})
 
 
 def test_a_results_folder_that_cannot_be_written_ends_the_run_with_one_line(execute: Execute, tmp_path: Path) -> None:

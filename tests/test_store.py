@@ -170,6 +170,7 @@ def test_a_holder_on_another_machine_lives_as_long_as_it_touches_its_lease(tmp_p
     assert path.stat().st_mtime > old + STALE_SECONDS
 
 
-def test_a_damaged_lease_holds_nobody_off(tmp_path: Path) -> None:
-    (tmp_path / "k.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", "null"])
+def test_a_damaged_lease_holds_nobody_off(tmp_path: Path, text: str) -> None:
+    (tmp_path / "k.json").write_text(text)
     assert Leases(tmp_path).acquire("k")

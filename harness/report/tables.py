@@ -19,7 +19,7 @@ from harness.strict import canonical
 
 _METRICS = {"miou": "BPM mIoU", "pixacc": "pixAcc", "pxap": "PxAP"}
 _ENDS = {"miou": ("low", "high"), "verified": ("verified_low", "verified_high")}  # of an interval over pictures
-_MARKS = "abcdefghijklmnopqrstuvwxyz"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass
@@ -260,9 +260,15 @@ class Marks:
         """Return the marks of some notes, new ones for those that have none yet."""
         for note in notes:
             if note not in self.given:
-                self.given[note] = _MARKS[len(self.given)]
+                self.given[note] = mark(len(self.given))
                 self.notes.append(f"[{self.given[note]}] {note}")
         return f" [{','.join(self.given[note] for note in notes)}]" if notes else ""
+
+
+def mark(number: int) -> str:
+    """Return the mark of a footnote, counted from 0: a to z, then aa, ab and so on."""
+    before, last = divmod(number, len(_LETTERS))
+    return (mark(before - 1) if before else "") + _LETTERS[last]
 
 
 def _sees_masks(row: _Row) -> bool:

@@ -124,6 +124,11 @@ def test_dry_run_shows_cells_stages_and_settings_and_writes_nothing(harness: Run
     assert {name.split()[0] for name in shared} == {"labels", "fit", "score", "curve"}
 
 
+def test_it_is_a_module_too(harness: Run) -> None:
+    found = subprocess.run([sys.executable, "-m", "harness", "--version"], capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stdout) == (0, harness("--version").stdout)
+
+
 def test_a_whole_run_then_nothing_twice(harness: Run, tmp_path: Path) -> None:
     """The first run trains, scores, refines, records; the second starts no Ray; the other commands read it."""
     command = ["run", "--methods", "vitpcm,cam,sanity-oracle", "--refine", "none,crf:vitpcm", *TINY]
