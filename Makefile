@@ -17,8 +17,8 @@ demo-verify: $(VENV)/.ready  ## train a small DeepLabV2 on pseudo-masks and on t
 	$(BIN)/harness run --experiment demo-verify --results $(RESULTS)
 	$(BIN)/harness report demo-verify --results $(RESULTS)
 
-test: $(VENV)/.ready  ## the tests of every commit
-	$(BIN)/python -m pytest -m "not slow"
+test: $(VENV)/.ready  ## the tests of every commit, two at a time: half of theirs is waiting for processes
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 test-all: $(VENV)/.ready  ## all tests, the long ones too
 	$(BIN)/python -m pytest

@@ -13,11 +13,19 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests go side by side
 
 TINY = [
     "--backbones", "timm:test_vit", "--limit", "8", "--set", "*.image_size=64", "--set", "*.inference_size=64",
     "--set", "*.epochs=2", "--set", "*.batch_size=4",
 ]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests go side by side, those of a file stay together, and all that need Ray in their process."""
+    for item in items:
+        needs_ray = "ray_once" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.path.name))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,8 +73,9 @@ def harness(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def here(tmp_path: Path, ray_once: None) -> Run:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_once: None) -> Run:
     """Run the command line in this process, in an empty folder, on the Ray that was started once."""
+    monkeypatch.chdir(tmp_path)
     return partial(run_here, tmp_path)
 
 
