@@ -33,7 +33,7 @@ def test_the_best_head_is_chosen_for_each_object(here: Run, tmp_path: Path) -> N
     (tmp_path / "heads.yaml").write_text(EXPERIMENT)
     ran = here("run", "--experiment", "heads.yaml", "--weights", "weights.safetensors")
     assert ran.returncode == 0, ran.stderr
-    here("report", "heads.yaml", "--pictures", "0")
+    here("report", "heads.yaml", "--pictures", "0", "--no-figures")
     report = (tmp_path / "results" / "report" / "report.md").read_text()
     rows = {cells[2]: cells for line in report.splitlines() if len(cells := [c.strip() for c in line.split("|")]) > 8}
     store = Store(tmp_path / "results")
