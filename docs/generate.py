@@ -167,9 +167,9 @@ def benchmarks(folder: str) -> str:
 
 
 def measured(name: str) -> str:
-    """Return what each device gave for a row, beside its ratio."""
-    found = [(result["device"], row) for result in _measured(RESULTS) for row in result["rows"] if row["name"] == name]
-    return "\n".join(f"{device}:\n\n{floor(row)}" for device, row in found)
+    """Return what each device gave for a row on each set of pictures, beside its ratio."""
+    found = [(result, row) for result in _measured(RESULTS) for row in result["rows"] if row["name"] == name]
+    return "\n".join(f"{result['device']}, pictures: {result['pictures']}:\n\n{floor(row)}" for result, row in found)
 
 
 def _measured(folder: str) -> list[dict[str, Any]]:
