@@ -107,8 +107,10 @@ def schedule(planned: Plan, at: Setting) -> None:
 
 
 def start_ray(at: Setting) -> float:
-    """Start Ray, unless it runs; return how long that took in seconds."""
-    return seconds(lambda: at.stack.enter_context(connect(None)))[0]
+    """Start Ray, unless a row before has; return how long the start took, in seconds."""
+    if at.ray_seconds is None:
+        at.ray_seconds, _ = seconds(lambda: at.stack.enter_context(connect(None)))
+    return at.ray_seconds
 
 
 def forget(planned: Plan, *nodes: Node) -> None:

@@ -99,6 +99,8 @@ class Setting:
         Whether only to see that the sides agree, with as little work as possible.
     stack : ExitStack
         What is to be ended with the benchmark.
+    ray_seconds : float or None
+        How long Ray took to start, once a row has needed it.
     """
 
     folder: Path
@@ -108,6 +110,7 @@ class Setting:
     threads: int
     tiny: bool = False
     stack: ExitStack = field(default_factory=ExitStack)
+    ray_seconds: float | None = None
 
     def pick(self, full: Any, tiny: Any) -> Any:
         """Return the one or the other, as the run is tiny or not."""

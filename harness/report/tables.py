@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, stdev
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -19,7 +20,6 @@ from harness.strict import canonical
 
 _METRICS = {"miou": "BPM mIoU", "pixacc": "pixAcc", "pxap": "PxAP"}
 _ENDS = {"miou": ("low", "high"), "verified": ("verified_low", "verified_high")}  # of an interval over pictures
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass
@@ -267,8 +267,8 @@ class Marks:
 
 def mark(number: int) -> str:
     """Return the mark of a footnote, counted from 0: a to z, then aa, ab and so on."""
-    before, last = divmod(number, len(_LETTERS))
-    return (mark(before - 1) if before else "") + _LETTERS[last]
+    before, last = divmod(number, len(ascii_lowercase))
+    return (mark(before - 1) if before else "") + ascii_lowercase[last]
 
 
 def _sees_masks(row: _Row) -> bool:
