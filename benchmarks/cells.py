@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.row import Setting, seconds
-from harness.cluster import connect
 from harness.data.toy import Toy
 from harness.data.voc import VOC_CLASSES
 from harness.method import Method
-from harness.plan import Plan, Planner
 from harness.registry import Registry
-from harness.schedule import Options, Scheduler
+from harness.results.store import Artefact, Store
+from harness.run.cluster import connect
+from harness.run.plan import Plan, Planner
+from harness.run.schedule import Options, Scheduler
+from harness.run.worker import Outcome, run_node
 from harness.spec import Grid, expand
 from harness.stages import Node
-from harness.store import Artefact, Store
-from harness.worker import Outcome, run_node
 
 
 class Drawn(Toy):

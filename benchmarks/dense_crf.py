@@ -12,8 +12,8 @@ from benchmarks.row import Aim, Row, Setting, Values, rate
 from harness.crf import CRFParams
 from harness.data.base import open_mask, open_rgb, save_mask
 from harness.data.voc import VOC_CLASSES
-from harness.plan import Plan
 from harness.pseudomask import Rules, open_classes, probabilities
+from harness.run.plan import Plan
 from harness.stages import Node
 from harness.stages.score import read_scores
 

@@ -22,13 +22,13 @@ from harness import Batch, Step
 from harness.backbones import Weights
 from harness.crf import CRFParams, dense_crf
 from harness.data.base import open_rgb, save_mask
-from harness.plan import Plan
 from harness.pseudomask import Rules, open_classes, probabilities
+from harness.run.plan import Plan
+from harness.run.worker import run_node
 from harness.stages import Locations, Node, Task
 from harness.stages.fit import build_model, load_model
 from harness.stages.score import batch_size, read_scores
 from harness.training import squash
-from harness.worker import run_node
 
 
 def rows(at: Setting) -> list[Row]:

@@ -10,7 +10,7 @@ import torch
 from benchmarks.cells import forget, plan, schedule, start_ray, store_of
 from benchmarks.row import Aim, Row, Setting, seconds, share_of_other
 from harness import provenance, stages
-from harness.plan import Plan
+from harness.run.plan import Plan
 from harness.stages import Task
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from benchmarks.cells import plan, schedule, start_ray, store_of
 from benchmarks.row import Aim, Row, Setting, seconds
-from harness.store import Store
+from harness.results.store import Store
 
 PROBE = """
 import sys, time
 started = time.perf_counter()
-import harness.cli.cells, harness.plan, harness.progress, harness.schedule, harness.spec, wsss_methods.sanity
+import harness.cli.cells, harness.run.plan, harness.run.progress, harness.run.schedule
+import harness.spec, wsss_methods.sanity
 from harness.cli import main
 imported = time.perf_counter()
 try:

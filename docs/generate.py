@@ -24,15 +24,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # `benchmarks` is not ins
 from benchmarks.page import about, floor, table
 from harness.check.suite import checks
 from harness.cli import app
-from harness.plan import Planner
 from harness.protocol import Protocol
 from harness.registry import Registry
+from harness.report.dataframe import load_results
 from harness.report.figures import draw_sensitivity
 from harness.report.formats import markdown
-from harness.report.frame import load_results
 from harness.report.published import Score, published
 from harness.report.sensitivity import sensitivity, shared
 from harness.report.tables import comparison
+from harness.run.plan import Planner
 from harness.scaffold import scaffold
 from harness.spec import Grid, expand
 from harness.stages import Node

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.method import RefinerParams as RefinerParams
     from harness.method import Step as Step
     from harness.method import TrainParams as TrainParams
-    from harness.report.frame import load_results as load_results
+    from harness.report.dataframe import load_results as load_results
     from harness.training import Session as Session
     from harness.training import TrainingData as TrainingData
 
@@ -31,7 +31,7 @@ _HOMES = {
     "Step": "harness.method",
     "TrainParams": "harness.method",
     "TrainingData": "harness.training",
-    "load_results": "harness.report.frame",
+    "load_results": "harness.report.dataframe",
 }
 __all__ = sorted(_HOMES)
 

@@ -17,11 +17,11 @@ from harness.protocol import Protocol, effective_gating
 from harness.pseudomask import Rules, open_classes, probabilities
 from harness.registry import Registry
 from harness.report.figures import new_figure, save
+from harness.results.store import Store
 from harness.spec import refiner_config
 from harness.stages.fit import load_model
 from harness.stages.mask import best_channel, load_refiner
 from harness.stages.score import merged_scores
-from harness.store import Store
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 

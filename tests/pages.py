@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.report.frame import frame
+from harness.report.dataframe import frame
 from harness.report.html import write_page
 from harness.report.pictures import Picture
 from harness.report.tables import comparison
-from harness.store import Store
+from harness.results.store import Store
 
 DEMO = Path(__file__).parent.parent / "results" / "reference" / "demo"
 HOSTILE = "<b>x</b><script>alert(1)</script>"

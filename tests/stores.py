@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.metrics import Confusions
-from harness.store import Store
+from harness.results.store import Store
 from harness.strict import digest
 
 ABOUT = {
@@ -94,8 +94,8 @@ def tree(folder: Path, parts: tuple[str, ...] = ("records", "artefacts")) -> dic
 HOLD = """
 import sys
 from pathlib import Path
-from harness.lease import Leases, locked
-from harness.store import Store
+from harness.results.lease import Leases, locked
+from harness.results.store import Store
 store, how, key = Store(Path(sys.argv[1])), sys.argv[2], sys.argv[3]
 leases = store.root / "leases"
 if how == "lease":

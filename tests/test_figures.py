@@ -20,9 +20,9 @@ from safetensors.numpy import save
 from harness.data.base import Dataset, save_mask, voc_palette
 from harness.errors import UserError
 from harness.metrics import Confusions, confusion
-from harness.record import split_metrics
 from harness.registry import Registry
 from harness.report.accounting import Accounts, accounts
+from harness.report.dataframe import frame, load_results
 from harness.report.figures import (
     COLOURS,
     Drawn,
@@ -35,9 +35,9 @@ from harness.report.figures import (
     qualitative_figure,
     threshold_curves,
 )
-from harness.report.frame import frame, load_results
 from harness.report.published import Score, published
-from harness.store import Store
+from harness.results.store import Store
+from harness.run.record import split_metrics
 from harness.strict import digest, parse
 from tests.stores import publish
 from tests.test_report import record
@@ -384,7 +384,7 @@ import sys
 from pathlib import Path
 from harness.registry import Registry
 from harness.report.figures import parameters_figure
-from harness.report.frame import frame
+from harness.report.dataframe import frame
 from harness.report.published import published
 parameters_figure(frame([]), published(Registry()), Path(sys.argv[1]))
 assert "torch" not in sys.modules

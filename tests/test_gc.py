@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.gc import DRAFT_SECONDS, STAGES, find_waste, in_use, remove_waste
-from harness.lease import locked
-from harness.store import Store
+from harness.results.gc import DRAFT_SECONDS, STAGES, find_waste, in_use, remove_waste
+from harness.results.lease import locked
+from harness.results.store import Store
 from harness.strict import digest
 from tests.conftest import Run
 from tests.stores import add_cell, add_failure, held, keys, publish, tree
@@ -186,8 +186,8 @@ PLUGIN = """
 from pathlib import Path
 import torch
 from harness import Method, Params
-from harness.lease import locked
-from harness.store import Store
+from harness.results.lease import locked
+from harness.results.store import Store
 
 class Cleaner(Method):
     '''Tries to be alone in the store while it is being run.'''

@@ -7,14 +7,14 @@ from PIL import Image
 
 from harness.crf import CRFParams, dense_crf
 from harness.data.base import open_mask, open_rgb, save_mask
-from harness.plan import Planner
 from harness.pseudomask import Rules, probabilities
 from harness.registry import Registry
+from harness.results.store import Store
+from harness.run.plan import Planner
+from harness.run.worker import run_node
 from harness.spec import Grid, expand
 from harness.stages import SHARD
 from harness.stages.score import read_scores
-from harness.store import Store
-from harness.worker import run_node
 
 
 def test_a_later_shard_is_refined_by_its_own_pictures(tmp_path: Path) -> None:

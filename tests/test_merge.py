@@ -23,10 +23,10 @@ import pytest
 
 from harness import archive
 from harness.errors import UserError
-from harness.gc import find_waste
-from harness.merge import Merge, carry_out, plan_merge
-from harness.record import split_confusions
-from harness.store import MANIFEST, Store
+from harness.results.gc import find_waste
+from harness.results.merge import Merge, carry_out, plan_merge
+from harness.results.store import MANIFEST, Store
+from harness.run.record import split_confusions
 from harness.strict import digest
 from tests.conftest import Run
 from tests.stores import add_cell, add_failure, held, keys, publish, tree, write_record

@@ -8,7 +8,7 @@ from wsss_methods.cam import CAM, CAMParams
 from wsss_methods.vitpcm import VitPCM, VitPCMParams
 
 from harness.backbones import Weights, build_backbone
-from harness.parameters import CONVENTIONS, count_parameters
+from harness.parameter_count import CONVENTIONS, count_parameters
 from harness.registry import Registry
 
 

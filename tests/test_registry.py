@@ -86,7 +86,7 @@ def test_a_version_can_be_pinned(plugin: Path) -> None:
 
 
 def test_another_version_is_another_key(plugin: Path, toy: Path) -> None:
-    from harness.plan import Planner
+    from harness.run.plan import Planner
     from harness.spec import Grid, expand
 
     def key(text: str, name: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from harness.protocol import Protocol
+from harness.report.dataframe import frame
 from harness.report.formats import markdown
-from harness.report.frame import frame
 from harness.report.sensitivity import sensitivity, shared
 from harness.report.tables import Table, comparison, mark, unfinished
 

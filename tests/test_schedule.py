@@ -13,17 +13,17 @@ import pytest
 from safetensors.numpy import load_file
 
 from harness.errors import EnvironmentUnfitError, HarnessError, UserError
-from harness.guard import CUT, LOG_BYTES, too_much
-from harness.plan import Plan, Planner
 from harness.registry import Registry
-from harness.resources import Request, parse_resources, request
-from harness.schedule import Options, Scheduler
+from harness.results.store import Store
+from harness.run.plan import Plan, Planner
+from harness.run.resources import Request, parse_resources, request
+from harness.run.schedule import Options, Scheduler
+from harness.run.watchdog import CUT, LOG_BYTES, too_much
+from harness.run.worker import Outcome
 from harness.spec import Grid, expand
 from harness.stages import Node
 from harness.stages.score import read_scores
 from harness.stages.select import exhausted
-from harness.store import Store
-from harness.worker import Outcome
 
 PLUGIN = '''
 import os, torch

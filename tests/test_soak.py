@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from harness.data.base import save_mask
-from harness.store import Store
+from harness.results.store import Store
 from tests.conftest import Run
 
 MANY, FEW = 10_000, 1_000

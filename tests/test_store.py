@@ -11,8 +11,8 @@ import pytest
 
 from harness.errors import UserError
 from harness.files import write_atomic
-from harness.lease import STALE_SECONDS, Leases
-from harness.store import Store, UnusableArtefactError
+from harness.results.lease import STALE_SECONDS, Leases
+from harness.results.store import Store, UnusableArtefactError
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.lease import Leases
+from harness.results.lease import Leases
 assert Leases(Path(sys.argv[1])).acquire("k")
 print("held", flush=True)
 time.sleep(60)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from harness.data.base import save_mask, voc_palette
 from harness.data.voc import VOC12
-from harness.store import Store
+from harness.results.store import Store
 from harness.strict import digest
 from tests.conftest import Run
 from tests.stores import publish

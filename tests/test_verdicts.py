@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from harness.registry import Registry
-from harness.report.frame import frame
+from harness.report.dataframe import frame
 from harness.report.published import Score, published
 from harness.report.verdicts import Verdict, published_tables, verdicts
+from harness.results.store import Store
 from harness.spec import expand, experiment
-from harness.store import Store
 from tests.conftest import Run
 
 REGISTRY = Registry()

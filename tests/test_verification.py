@@ -13,15 +13,15 @@ from PIL import Image
 from harness.data.base import open_mask, save_mask
 from harness.data.toy import Toy
 from harness.errors import UserError
-from harness.plan import Plan, Planner, cell_key
 from harness.registry import Registry
-from harness.report.frame import frame
+from harness.report.dataframe import frame
 from harness.report.published import published
 from harness.report.tables import comparison
 from harness.report.verdicts import verdicts
+from harness.results.store import Store
+from harness.run.plan import Plan, Planner, cell_key
 from harness.spec import Cell, Grid, RunSpec, expand, experiment
 from harness.stages import SHARD
-from harness.store import Store
 from tests.conftest import Run
 
 REGISTRY = Registry()
@@ -132,7 +132,7 @@ def test_every_shard_of_the_masks_is_read(toy: Path, tmp_path: Path) -> None:
     planner = Planner(REGISTRY, tmp_path, None)
     planner._datasets["toy"] = Many(toy)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.graph.SHARD", 16)
+        patch.setattr("harness.run.graph.SHARD", 16)
         plan = planner.plan([cell(verify="deeplabv2:toy", limit=None)])
     (verify,) = [node for node in plan.nodes.values() if node.stage == "verify"]
     assert [role for role in verify.parents if role != "labels"] == ["mask/0", "mask/1", "mask/2"]

@@ -22,15 +22,15 @@ from harness.check.watch import Deeds, watched
 from harness.data.base import Dataset, open_rgb
 from harness.data.index import index_split
 from harness.method import Batch, Method, Step
-from harness.plan import Planner, open_dataset
-from harness.record import record_of
 from harness.registry import Entry, Registry
+from harness.results.store import Store
+from harness.run.plan import Planner, open_dataset
+from harness.run.record import record_of
+from harness.run.worker import run_node
 from harness.spec import Cell, Grid, expand
 from harness.stages.fit import build_model, new_backbone
 from harness.stages.labels import label_matrix
-from harness.store import Store
 from harness.training import Session, TrainingData, squash
-from harness.worker import run_node
 
 BACKBONES = {"vit": "test_vit", "cnn": "test_resnet"}  # timm's own, of 0.3 million parameters
 SIDE = 64

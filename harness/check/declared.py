@@ -13,7 +13,7 @@ from harness.check.suite import NotApplicableError, check, checks, must
 from harness.errors import closest
 from harness.method import Params, RefinerParams
 from harness.registry import NAME
-from harness.resources import known
+from harness.run.resources import known
 from harness.strict import canonical
 
 _ALL = ("method", "refiner", "dataset")

@@ -16,11 +16,11 @@ from harness.cli.common import DEFAULT_RESULTS, messages, output, print_json, st
 from harness.errors import InterruptedRunError
 
 if TYPE_CHECKING:
-    from harness.plan import Plan
     from harness.registry import Registry
-    from harness.schedule import Options
+    from harness.results.store import Store
+    from harness.run.plan import Plan
+    from harness.run.schedule import Options
     from harness.spec import Cell
-    from harness.store import Store
 
 
 @stoppable()
@@ -45,9 +45,9 @@ def run_cells(
     InterruptedRunError
         After Ctrl-C.
     """
-    from harness.plan import Planner
-    from harness.progress import scanning
-    from harness.store import Store
+    from harness.results.store import Store
+    from harness.run.plan import Planner
+    from harness.run.progress import scanning
 
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would ignore the first
         signal.signal(number, _interrupt)
@@ -81,7 +81,7 @@ def run_cells(
 
 def _decode(console: Console, plan: Plan, store: Store) -> None:
     """Decode the pictures that are still to be opened; say first how large they are."""
-    from harness.progress import scanning
+    from harness.run.progress import scanning
 
     decoded = plan.decode(plan.missing(store))
     if not decoded.size:
@@ -92,8 +92,8 @@ def _decode(console: Console, plan: Plan, store: Store) -> None:
 
 
 def _run(console: Console, plan: Plan, store: Store, options: Options) -> None:
-    from harness.progress import ConsoleView
-    from harness.schedule import Scheduler
+    from harness.run.progress import ConsoleView
+    from harness.run.schedule import Scheduler
 
     with ConsoleView(console, len(plan.missing(store))) as view:
         scheduler = Scheduler(plan, store, options, view)
@@ -106,7 +106,7 @@ def _run(console: Console, plan: Plan, store: Store, options: Options) -> None:
 
 
 def _has_failed(results: Path, key: str) -> bool:
-    from harness.store import Store
+    from harness.results.store import Store
 
     record = Store(results).record(key)
     return record is not None and record["status"] not in ("done", "skipped")
@@ -149,9 +149,9 @@ def _conclude(console: Console, records: list[dict[str, Any]], results: Path) ->
 
 def _show_plan(plan: Plan, results: Path, cache_pictures: bool, as_json: bool) -> None:
     """Print cells, stages, what is reused, and what the rest may take."""
-    from harness.estimate import estimate
-    from harness.plan import is_done
-    from harness.store import Store
+    from harness.results.store import Store
+    from harness.run.estimate import estimate
+    from harness.run.plan import is_done
 
     store = Store(results) if (results / "store.json").exists() else None
     rows: list[dict[str, Any]] = []

@@ -21,7 +21,7 @@ def command(
     Settings, scores, classes, and the pictures that changed most.
     """
     from harness.report.compare import compare
-    from harness.store import Store
+    from harness.results.store import Store
 
     store = Store(results)
     found = compare(store.find(first), store.find(second), store)

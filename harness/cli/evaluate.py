@@ -35,10 +35,10 @@ def command(
     """
     from harness.cli.cells import run_cells
     from harness.registry import Registry
+    from harness.report.dataframe import frame
     from harness.report.formats import show
-    from harness.report.frame import frame
     from harness.report.tables import comparison
-    from harness.schedule import Options
+    from harness.run.schedule import Options
     from harness.spec import Grid, expand
     from harness.strict import parse
 

@@ -24,8 +24,8 @@ def command(
 
     Of a cell on VOC 2012 test, those of its verifier if it has one; refuses what no ground truth may have touched.
     """
-    from harness.store import Store
-    from harness.submission import submission
+    from harness.results.store import Store
+    from harness.results.submission import submission
 
     if form not in FORMS:
         raise UserError(f"unknown form '{form}': {closest(form, FORMS)}")

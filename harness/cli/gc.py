@@ -12,7 +12,7 @@ from rich.table import Table
 from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, output, print_json, split_stages
 
 if TYPE_CHECKING:
-    from harness.gc import Waste
+    from harness.results.gc import Waste
 
 
 def command(
@@ -27,9 +27,9 @@ def command(
 
     Artefacts of no done cell, abandoned work, dead leases. Removes nothing while a run or a merge is at work.
     """
-    from harness.gc import STAGES, find_waste, in_use, measure, remove_waste
-    from harness.progress import scanning
-    from harness.store import Store
+    from harness.results.gc import STAGES, find_waste, in_use, measure, remove_waste
+    from harness.results.store import Store
+    from harness.run.progress import scanning
 
     stages = split_stages(keep)
     kept = STAGES if stages is None else stages

@@ -73,7 +73,7 @@ def kind_of(word: str, registry: Registry) -> str:
 def _list_runs(pattern: str, results, as_json: bool) -> None:  # type: ignore[no-untyped-def]
     from fnmatch import fnmatch
 
-    from harness.store import Store
+    from harness.results.store import Store
 
     records = [record for record in Store(results).records() if fnmatch(record["title"], pattern)]
     if as_json:

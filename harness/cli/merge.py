@@ -14,7 +14,7 @@ from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, print_j
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.merge import Merge
+    from harness.results.merge import Merge
 
 
 def command(
@@ -30,8 +30,8 @@ def command(
 
     Nothing is written if two sources contradict each other; every file is checked against its hash.
     """
-    from harness.merge import carry_out, plan_merge
-    from harness.progress import scanning
+    from harness.results.merge import carry_out, plan_merge
+    from harness.run.progress import scanning
 
     console = messages()
     with stoppable():

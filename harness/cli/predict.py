@@ -35,7 +35,7 @@ def command(
     from harness.data.base import open_rgb, save_mask
     from harness.predict import SUFFIXES, Predictor, contact_sheet, overlay, thumbnail
     from harness.registry import Registry
-    from harness.store import Store
+    from harness.results.store import Store
 
     paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:

@@ -40,8 +40,8 @@ def command(
     Downloads or takes the archives, makes masks and lists, checks every file; goes on where it was stopped.
     """
     from harness.data.prepare.recipe import Preparation
-    from harness.progress import scanning
     from harness.registry import Registry
+    from harness.run.progress import scanning
 
     console = messages()
     say = partial(console.print, markup=False, highlight=False)

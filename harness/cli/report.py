@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from harness.report.figures import Drawn
     from harness.report.tables import Table
     from harness.report.verdicts import Verdict
+    from harness.results.store import Store
     from harness.spec import Experiment
-    from harness.store import Store
 
 
 def command(
@@ -45,14 +45,14 @@ def command(
     from harness.errors import UserError, closest
     from harness.files import write_atomic
     from harness.registry import Registry
-    from harness.report.album import album, pictures_of_all
+    from harness.report.all_figures import album, pictures_of_all
+    from harness.report.dataframe import frame
     from harness.report.formats import FORMATS, figure_markdown, show
-    from harness.report.frame import frame
     from harness.report.html import write_page
     from harness.report.tables import unfinished
     from harness.report.verdicts import OFF
+    from harness.results.store import Store
     from harness.spec import experiment
-    from harness.store import Store
 
     chosen_formats = split_commas(formats) or ()
     for name in chosen_formats:

@@ -60,8 +60,8 @@ def command(
     """
     from harness.cli.cells import run_cells
     from harness.registry import Registry
-    from harness.resources import parse_resources
-    from harness.schedule import Options
+    from harness.run.resources import parse_resources
+    from harness.run.schedule import Options
     from harness.spec import Grid, expand, parse_assignments
     from harness.spec import experiment as read_experiment
     from harness.strict import parse

@@ -23,7 +23,7 @@ def command(
 
     Spec, protocol, scores, stages, versions.
     """
-    from harness.store import Store
+    from harness.results.store import Store
 
     record = Store(results).find(run)
     if reproduce:
@@ -62,7 +62,7 @@ def command(
 
 def _show_how(record: dict[str, Any], as_json: bool) -> None:
     """Print a shell script: hints as comments, constraints, the command."""
-    from harness.reproduce import command_of, constraints_of, hints_of
+    from harness.results.reproduce import command_of, constraints_of, hints_of
 
     command, constraints, hints = command_of(record), constraints_of(record), hints_of(record)
     if as_json:

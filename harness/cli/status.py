@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from harness.cli.common import DEFAULT_RESULTS, Json, Results, output, print_json
-from harness.progress import length_of_time
+from harness.run.progress import length_of_time
 
 
 def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
@@ -16,9 +16,9 @@ def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
 
     Cells by state, what is being computed now and how fast, and why cells failed.
     """
-    from harness.lease import Leases
-    from harness.schedule import SWEEP
-    from harness.store import Store
+    from harness.results.lease import Leases
+    from harness.results.store import Store
+    from harness.run.schedule import SWEEP
 
     store = Store(results)
     records = list(store.records())

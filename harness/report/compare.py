@@ -10,8 +10,8 @@ import pandas as pd
 from harness.bootstrap import paired_difference
 from harness.errors import UserError
 from harness.metrics import mean_iou
-from harness.record import split_confusions
-from harness.store import Store
+from harness.results.store import Store
+from harness.run.record import split_confusions
 
 PICTURES = 5  # named at either end
 

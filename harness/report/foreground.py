@@ -11,9 +11,9 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.metrics import mean_over_objects, object_jaccard
-from harness.record import split_confusions
 from harness.report.tables import Marks, Table, forbidden, protocol_name
-from harness.store import Store
+from harness.results.store import Store
+from harness.run.record import split_confusions
 from harness.strict import canonical
 
 _ABOUT = ["method", "settings", "backbone", "weights", "seed"]

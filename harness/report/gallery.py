@@ -11,7 +11,7 @@ import pandas as pd
 from harness.data.base import Dataset
 from harness.report.figures.canvas import save
 from harness.report.figures.panels import Kept, Panel, draw_panels, heated, picture, truth
-from harness.store import Store, UnusableArtefactError
+from harness.results.store import Store, UnusableArtefactError
 
 HEATMAPS = 2  # per method: classes shown
 METHODS = 3  # side by side

@@ -16,8 +16,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.files import write_atomic
-from harness.report.drawers import drawers
 from harness.report.figures.canvas import Drawn
+from harness.report.page_data import drawers
 from harness.report.pictures import Picture, Shown, beside, data_uri, embedded
 from harness.report.tables import Table, forbidden, protocol_name, unfinished
 from harness.strict import canonical

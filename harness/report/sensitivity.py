@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.report.frame import once
+from harness.report.dataframe import once
 from harness.report.tables import Marks, Table, forbidden, protocol_name
 
 BASE = "strict"

@@ -14,7 +14,7 @@ import pandas as pd
 from harness.data.base import Dataset
 from harness.protocol import VERIFICATION
 from harness.registry import Registry
-from harness.report.frame import once, variant, varying
+from harness.report.dataframe import once, variant, varying
 from harness.report.verifiers import ignored_notes, start_notes, verifier_names
 from harness.strict import canonical
 

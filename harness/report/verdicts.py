@@ -15,7 +15,7 @@ from harness.registry import Registry
 from harness.report.foreground import best_of_heads
 from harness.report.published import Score
 from harness.report.tables import Marks, Table
-from harness.store import Store
+from harness.results.store import Store
 
 MATCH, WITHIN, OFF, UNLIKE = "match", "within tolerance", "off", "not comparable"
 _ROUNDING = 0.05  # in points: published scores have one digit, or two

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report.frame import variant, varying
+from harness.report.dataframe import variant, varying
 
 
 def verifier_names(records: Sequence[dict[str, Any]]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 from harness.data.base import Dataset
 from harness.method import Method
 from harness.registry import Registry
-from harness.store import Artefact, Store
+from harness.results.store import Artefact, Store
 from harness.strict import digest
 
 # Bump a stage's version when its code comes to give other numbers; what was computed before is then computed again.

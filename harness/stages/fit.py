@@ -12,10 +12,10 @@ from torch import nn
 from harness.backbones import DEFAULT_STRIDE, PREFIX, Backbone, Weights, build_backbone, family, read_state
 from harness.errors import UserError
 from harness.method import Method
-from harness.parameters import count_parameters
+from harness.parameter_count import count_parameters
 from harness.registry import Registry
+from harness.results.store import Artefact
 from harness.stages import Task
-from harness.store import Artefact
 from harness.training import EPOCH, Session, TrainingData, derive, save_model
 
 

@@ -19,9 +19,9 @@ from torch.nn import functional
 from harness.data.base import IGNORE, open_mask, open_rgb
 from harness.external import find, read_maps
 from harness.method import Method
+from harness.results.store import Artefact
 from harness.stages import SHARD, Task
 from harness.stages.fit import load_model
-from harness.store import Artefact
 from harness.training import derive, squash
 
 NATIVE = "native"  # the picture's own size

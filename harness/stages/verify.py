@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from harness.deeplab.recipe import Recipe
+from harness.results.store import Artefact
 from harness.stages import SHARD, Task
-from harness.store import Artefact
 from harness.training import Session, derive, save_model
 
 if TYPE_CHECKING:

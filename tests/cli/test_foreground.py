@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from harness.backbones import Weights, build_backbone
 from harness.metrics import Confusions
-from harness.store import Store
+from harness.results.store import Store
 from tests.conftest import Run
 
 EXPERIMENT = """

@@ -8,9 +8,9 @@ import numpy as np
 
 from harness.data.base import open_mask, open_rgb
 from harness.data.toy import Toy
-from harness.report.frame import load_results
+from harness.report.dataframe import load_results
 from harness.report.pictures import pictures_of
-from harness.store import Store
+from harness.results.store import Store
 from tests.conftest import TINY, Run
 
 

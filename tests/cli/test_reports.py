@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.store import Store
+from harness.results.store import Store
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 FIGURES = ("parameters", "classes", "confusion", "learning", "thresholds", "heatmaps", "qualitative", "extremes")

@@ -306,7 +306,7 @@ def test_an_archive_nobody_vouches_for_is_hashed_and_said(archives: Path, source
 
 
 def test_two_preparations_of_one_folder_do_not_meet(made: Path, sources: Path) -> None:
-    from harness.lease import locked
+    from harness.results.lease import locked
 
     with locked(made / ".prepare.lock"), pytest.raises(UserError, match="another `harness prepare` is at work"):
         Preparation(VOC12, made, sources).make()

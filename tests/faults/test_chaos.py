@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.store import Store
+from harness.results.store import Store
 from tests.faults.conftest import HARNESS, outcome, wait_for_orphans, workers
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 SCRIPT = """
 import resource, sys
 from pathlib import Path
-from harness.plan import Planner
+from harness.run.plan import Planner
 from harness.registry import Registry
 from harness.spec import Grid, expand
-from harness.store import Store
-from harness.worker import run_node
+from harness.results.store import Store
+from harness.run.worker import run_node
 
 def limit(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

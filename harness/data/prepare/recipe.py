@@ -17,7 +17,7 @@ from harness.data.prepare.job import Job, Scan
 from harness.data.prepare.sources import read_sources
 from harness.data.voc import VOC12
 from harness.errors import UserError
-from harness.lease import locked
+from harness.results.lease import locked
 
 RECIPES: dict[type[Dataset], ModuleType] = {VOC12: voc, COCO14: coco}
 """What each needs: `SPLITS`, `LABELS`, `home(root)`, `name_masks(job)`, `mending(masks)` and `make(job)`."""

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.record import split_confusions
 from harness.report.figures.canvas import (
     COLOURS,
     PAGE,
@@ -22,7 +21,8 @@ from harness.report.figures.canvas import (
     tidy,
 )
 from harness.report.figures.series import Series, contenders, scored
-from harness.store import Store, UnusableArtefactError
+from harness.results.store import Store, UnusableArtefactError
+from harness.run.record import split_confusions
 
 
 def class_bars(results: pd.DataFrame, path: Path, split: str) -> Drawn:

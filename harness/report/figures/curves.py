@@ -23,7 +23,7 @@ from harness.report.figures.canvas import (
     tidy,
 )
 from harness.report.figures.series import Series, scored
-from harness.store import Store, UnusableArtefactError
+from harness.results.store import Store, UnusableArtefactError
 from harness.strict import canonical
 
 _DOTTED = 20  # a line of fewer points shows them

@@ -13,8 +13,8 @@ from PIL import Image
 
 from harness.data.base import IGNORE, Dataset, open_mask, open_rgb, voc_palette
 from harness.report.figures.canvas import PAGE, SMALL, legend, new_figure, swatch
+from harness.results.store import Store
 from harness.stages import SHARD
-from harness.store import Store
 
 _WIDEST = 1.6  # inches of a panel
 _HEAT = "inferno"

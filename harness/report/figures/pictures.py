@@ -11,11 +11,11 @@ import pandas as pd
 from harness.data.base import Dataset
 from harness.errors import UserError, closest
 from harness.metrics import mean_iou
-from harness.record import split_confusions
 from harness.report.figures.canvas import Drawn, LeftOut, finish, nothing
 from harness.report.figures.panels import Kept, Panel, draw_panels, heated, picture, truth
 from harness.report.figures.series import Series, contenders, scored
-from harness.store import Store, UnusableArtefactError
+from harness.results.store import Store, UnusableArtefactError
+from harness.run.record import split_confusions
 
 HEATMAPS = 4  # of a picture, the background's among them
 COLUMNS = 6  # methods side by side

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.report.dataframe import variant, varying
 from harness.report.figures.canvas import LeftOut
-from harness.report.frame import variant, varying
 from harness.report.tables import protocol_name
 from harness.strict import canonical
 

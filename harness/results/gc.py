@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.data.decoded import decoded_folder
 from harness.errors import UserError
-from harness.lease import Leases, locked
+from harness.results.lease import Leases, locked
+from harness.results.store import MANIFEST, Store
 from harness.stages import VERSIONS
-from harness.store import MANIFEST, Store
 from harness.strict import KEY
 
 if TYPE_CHECKING:
-    from harness.plan import ScanProgress
+    from harness.run.plan import ScanProgress
 
 DRAFT_SECONDS = 3600.0  # a younger draft may be on its way
 STAGES = tuple(VERSIONS)

@@ -10,15 +10,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from harness.run.worker import Outcome
 from harness.stages import Node
-from harness.worker import Outcome
 
 LINE_SECONDS = 30.0
 BARS = 8  # on a screen; of more stages at once only the sum is shown
 
 
 class ConsoleView:
-    """Shows a run on a console; see `harness.schedule.View`."""
+    """Shows a run on a console; see `harness.run.schedule.View`."""
 
     def __init__(self, console: Console, stages: int) -> None:
         self.console = console

@@ -1,8 +1,8 @@
 """Bring results made on several machines into one folder.
 
 First every source is read and compared with the others and with what is there; only if nothing contradicts is anything
-written. A source may come from a stranger: `harness.archive` lets plain files through, and of these `harness.survey`
-takes what has the name and the form of a store's file.
+written. A source may come from a stranger: `harness.archive` lets plain files through, and of these
+`harness.results.source` takes what has the name and the form of a store's file.
 """
 
 from __future__ import annotations
@@ -19,12 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 from harness.archive import File, Source, UnreadableFileError, open_source
 from harness.errors import UserError
-from harness.lease import Leases
-from harness.store import MANIFEST, Store, read_record
-from harness.survey import ArtefactFacts, ArtefactName, Survey, content_of, places, record_facts, survey, text_of
+from harness.results.lease import Leases
+from harness.results.source import (
+    ArtefactFacts,
+    ArtefactName,
+    Survey,
+    content_of,
+    places,
+    record_facts,
+    survey,
+    text_of,
+)
+from harness.results.store import MANIFEST, Store, read_record
 
 if TYPE_CHECKING:
-    from harness.plan import ScanProgress
+    from harness.run.plan import ScanProgress
 
 
 @dataclass

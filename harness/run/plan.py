@@ -13,12 +13,12 @@ from harness.data.index import Picture, SplitIndex, index_split
 from harness.data.toy import cache_folder
 from harness.deeplab.recipe import TIMM
 from harness.errors import UserError
-from harness.graph import CellGraph
 from harness.method import Method
 from harness.registry import Registry
+from harness.results.store import Store
+from harness.run.graph import CellGraph
 from harness.spec import Cell, RunSpec
 from harness.stages import SHARD, Locations, Node
-from harness.store import Store
 from harness.strict import digest
 
 _SEE_GROUND_TRUTH = ("labels", "curve", "evaluate")

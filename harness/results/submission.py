@@ -9,8 +9,8 @@ from typing import Any
 from harness.data.base import open_mask, save_mask
 from harness.data.voc import VOC12
 from harness.errors import UserError
+from harness.results.store import Store
 from harness.stages import SHARD
-from harness.store import Store
 
 COMPETITION = "comp6"  # trained on data beside VOC's own: the start weights have seen ImageNet
 SPLIT = "test"

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness.protocol import VERIFICATION
-from harness.store import Store
+from harness.results.store import Store
 from harness.strict import canonical
 
 

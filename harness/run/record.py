@@ -8,8 +8,8 @@ from typing import Any
 from harness import provenance
 from harness.bootstrap import interval, resample
 from harness.metrics import Confusions, finalise
-from harness.plan import Plan, PlannedCell
-from harness.store import LOG, Artefact, Store
+from harness.results.store import LOG, Artefact, Store
+from harness.run.plan import Plan, PlannedCell
 
 LOG_LINES = 5  # of what a stage has printed
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from harness.progress import length_of_time
+from harness.results.store import MANIFEST, Store
+from harness.run.progress import length_of_time
 from harness.stages import Node
-from harness.store import MANIFEST, Store
 
 GIB = 2**30
 _ALIKE = ("method", "timm", "dataset", "precision")  # of a configuration, and of its parameters:

@@ -15,9 +15,9 @@ from typing import Any
 from harness import provenance
 from harness.errors import EnvironmentUnfitError
 from harness.registry import source_hash
-from harness.resources import Request
+from harness.run.resources import Request
+from harness.run.worker import Outcome, run_node
 from harness.stages import Locations, Node
-from harness.worker import Outcome, run_node
 
 OBJECT_STORE_BYTES = 100 << 20  # stages talk through files
 

@@ -13,12 +13,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, V
 
 from harness.archive import File, Source, UnreadableFileError, is_plain
 from harness.errors import UserError
+from harness.results.store import LOG, MANIFEST, parse_record
 from harness.stages import VERSIONS
-from harness.store import LOG, MANIFEST, parse_record
 from harness.strict import KEY, digest
 
 if TYPE_CHECKING:
-    from harness.plan import ScanProgress
+    from harness.run.plan import ScanProgress
 
 TEXT_BYTES = 16 << 20  # of one record or manifest
 NUMBERS = (

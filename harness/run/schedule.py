@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Protocol
 
-from harness.cluster import Cluster, connect
 from harness.errors import EnvironmentUnfitError, HarnessError
-from harness.lease import Leases
-from harness.plan import Plan, PlannedCell, is_done
-from harness.record import record_of, record_of_failure
-from harness.resources import Request, request
+from harness.results.lease import Leases
+from harness.results.store import Store
+from harness.run.cluster import Cluster, connect
+from harness.run.plan import Plan, PlannedCell, is_done
+from harness.run.record import record_of, record_of_failure
+from harness.run.resources import Request, request
+from harness.run.worker import Outcome
 from harness.stages import Node
-from harness.store import Store
-from harness.worker import Outcome
 
 LOST_WORKER_RETRIES = 2
 HEARTBEAT_SECONDS = 5.0
@@ -59,7 +59,7 @@ class Options:
     max_parallel : int or None
         At most so many stages at once.
     resources : mapping
-        What stages take, by `stage.quantity`; see `harness.resources`.
+        What stages take, by `stage.quantity`; see `harness.run.resources`.
     address : str or None
         Of a running Ray cluster; None starts Ray here.
     time_limit : float or None

@@ -18,9 +18,9 @@ from typing import IO, Any
 
 from harness import provenance, stages
 from harness.errors import HarnessError
-from harness.guard import guarded
+from harness.results.store import LOG, Store, UnusableArtefactError
+from harness.run.watchdog import guarded
 from harness.stages import Locations, Node, Task
-from harness.store import LOG, Store, UnusableArtefactError
 
 TAIL_LINES = 20
 TAIL_COLUMNS = 500
@@ -66,7 +66,7 @@ def run_node(
     limit : float, optional
         Seconds after which this process ends itself, and leaves in the log where it was.
     memory_gb : float
-        GiB above which it does the same; 0 sets no limit of its own, see `harness.guard`.
+        GiB above which it does the same; 0 sets no limit of its own, see `harness.run.watchdog`.
     """
     store = Store(Path(locations.store))
     os.environ.pop("WSSS_HARNESS_ROOT", None)  # a stage learns of a dataset's folder from `locations` or not at all

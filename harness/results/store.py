@@ -22,14 +22,14 @@ from typing import Any
 
 from harness.errors import UserError, closest
 from harness.files import hash_file, sync_folder, write_atomic
-from harness.guard import OUT_OF_MEMORY
-from harness.lease import locked
 from harness.registry import source_hash
+from harness.results.lease import locked
+from harness.run.watchdog import OUT_OF_MEMORY
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 LOG = "log.txt"  # what a stage printed
-ENDINGS = {"Timeout (": "timeout", OUT_OF_MEMORY: "oom"}  # what `faulthandler` and `harness.guard` leave in it
+ENDINGS = {"Timeout (": "timeout", OUT_OF_MEMORY: "oom"}  # what `faulthandler` and `harness.run.watchdog` leave in it
 
 
 class UnusableArtefactError(UserError):

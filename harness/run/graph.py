@@ -11,12 +11,12 @@ from harness.errors import UserError
 from harness.method import Method
 from harness.protocol import effective_background, effective_gating, ground_truth
 from harness.registry import BUILT_IN
-from harness.resources import known
+from harness.run.resources import known
 from harness.spec import Cell, refiner_config
 from harness.stages import SHARD, Node
 
 if TYPE_CHECKING:
-    from harness.plan import Plan, Planner
+    from harness.run.plan import Plan, Planner
 
 
 _TESTING = ("test_scales", "test_flip", "refine")  # what a recipe says of the test: nothing is trained anew for it
