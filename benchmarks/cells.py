@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 from benchmarks.row import Setting, seconds
 from harness.data.toy import Toy
 from harness.data.voc import VOC_CLASSES
+from harness.inputs import Inputs
 from harness.method import Method
 from harness.registry import Registry
 from harness.results.store import Artefact, Store
 from harness.run.cluster import connect
-from harness.run.plan import Plan, Planner
+from harness.run.plan import Plan, plan_cells
 from harness.run.schedule import Options, Scheduler
 from harness.run.worker import Outcome, run_node
 from harness.spec import Grid, expand
@@ -43,7 +44,7 @@ def plan(at: Setting, name: str, **grid: Any) -> Plan:
     wanted = Grid(datasets=(at.dataset,), set=settings, **{"weights": "random", **grid})
     store = at.folder / name
     Store(store, create=True)
-    return Planner(registry, store, at.root).plan(expand([wanted], registry))
+    return plan_cells(expand([wanted], registry), Inputs(registry, store, at.root))
 
 
 def store_of(planned: Plan) -> Store:

@@ -12,7 +12,7 @@ from benchmarks.row import Aim, Row, Setting, Values, rate
 from harness.crf import CRFParams
 from harness.data.base import open_mask, open_rgb, save_mask
 from harness.data.voc import VOC_CLASSES
-from harness.pseudomask import Rules, open_classes, probabilities
+from harness.pseudomask import open_classes, probabilities
 from harness.run.plan import Plan
 from harness.stages import Node
 from harness.stages.score import read_scores
@@ -94,7 +94,7 @@ def _scored(planned: Plan, node: Node) -> Any:
     store = store_of(planned)
     scores = store.need("score", node.parents["score"])
     split = store.need("labels", node.parents["labels"]).json("labels.json")
-    rules = Rules(**node.config["rules"])
+    rules = node.config.rules
     pictures = planned.locations_of(node).pictures
     for (image_id, maps, presence), labels, size, picture in zip(
         read_scores(scores, 0), np.array(split["labels"]), split["sizes"], pictures, strict=True
@@ -107,8 +107,8 @@ def _serial(planned: Plan, node: Node, channels: str, out: Path) -> list[Path]:
     from pydensecrf import densecrf
     from pydensecrf.utils import unary_from_softmax
 
-    params = CRFParams.model_validate(node.config["refine"]["params"])
-    rules = Rules(**node.config["rules"])
+    params = CRFParams.model_validate(node.config.refine["params"])
+    rules = node.config.rules
     made = []
     for image_id, maps, classes, (height, width), picture in _scored(planned, node):
         open_ones = np.array([0, *classes])

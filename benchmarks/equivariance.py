@@ -28,7 +28,7 @@ def rows(at: Setting) -> list[Row]:
     (drawn,) = data.batches(size, batch, 0)
     ready = Batch(drawn.images.to(at.device), drawn.labels.to(at.device), drawn.ids)
     torch.set_num_threads(at.threads)
-    model = build_model(method, node.config["timm"], Weights("random"), node.config["num_classes"], 0).to(at.device)
+    model = build_model(method, node.config.timm, Weights("random"), node.config.num_classes, 0).to(at.device)
     model.requires_grad_(False)
     for parameter in method.phases(model)[1].groups[0]["params"]:
         parameter.requires_grad_(True)

@@ -14,7 +14,7 @@ from benchmarks.row import Aim, Row, Setting, share_of_other
 from harness.data.base import open_mask, open_rgb
 from harness.data.voc import VOC_CLASSES
 from harness.metrics import Confusions, confusion, finalise
-from harness.pseudomask import Rules, open_classes, probabilities
+from harness.pseudomask import open_classes, probabilities
 from harness.registry import Registry
 from harness.stages.fit import load_model
 from harness.stages.score import batch_size, merged_scores
@@ -80,11 +80,11 @@ def _dense(planned: Any, score: Any, evaluate: Any, at: Setting) -> Any:
     """Write the maps of each picture as repositories do; yield the file, the truth, and the mask that it gives."""
     store = store_of(planned)
     split = store.need("labels", score.parents["labels"]).json("labels.json")
-    rules = Rules(**planned.nodes[evaluate.parents["mask"]].config["rules"])
+    rules = planned.nodes[evaluate.parents["mask"]].config.rules
     method = method_of(planned)
     model = load_model(method, store.need("fit", score.parents["fit"])).to(at.device)
     dataset = Registry().load("dataset", at.dataset)(at.root)
-    paths, size = planned.locations_of(score).pictures, score.config["size"]
+    paths, size = planned.locations_of(score).pictures, score.config.size
     at_once = batch_size(size)
     for start in range(0, len(paths), at_once):
         images = [open_rgb(Path(path)) for path in paths[start : start + at_once]]

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 import subprocess
 import sys
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from harness import Batch, Step
 from harness.backbones import Weights
 from harness.crf import CRFParams, dense_crf
 from harness.data.base import open_rgb, save_mask
-from harness.pseudomask import Rules, open_classes, probabilities
+from harness.pseudomask import open_classes, probabilities
 from harness.run.plan import Plan
 from harness.run.worker import run_node
-from harness.stages import Locations, Node, Task
+from harness.stages import Task
 from harness.stages.fit import build_model, load_model
 from harness.stages.score import batch_size, read_scores
 from harness.training import squash
@@ -56,10 +55,9 @@ def _row(at: Setting, planned: Plan, stage: str, what: str) -> Row:
     (node,) = nodes_of(planned, stage)
     for key in node.parents.values():
         run_stage(planned, planned.nodes[key], at)
-    file = at.folder / f"memory-{stage}.json"
-    about = {"node": asdict(node), "locations": asdict(planned.locations_of(node)), "device": at.device,
-             "threads": at.threads, "out": str(at.folder / f"by-hand-{stage}")}  # fmt: skip
-    file.write_text(json.dumps(about))
+    file = at.folder / f"memory-{stage}.pickle"
+    task = Task(node, planned.locations_of(node), at.device, 0, at.folder / f"by-hand-{stage}")
+    file.write_bytes(pickle.dumps((task, at.threads)))
 
     def side(name: str) -> tuple[float, int]:
         forget(planned, node)
@@ -92,20 +90,16 @@ def agree(made: Any, things: str) -> str:
 
 def main(side: str, file: str) -> None:
     """Do one side's work and print its peak, and how much it has made."""
-    about = json.loads(Path(file).read_text("utf-8"))
-    tuples = {name: tuple(about["locations"][name]) for name in ("plugins", "pictures")}
-    node, locations = Node(**about["node"]), Locations(**about["locations"] | tuples)
-    out = Path(about["out"])
-    out.mkdir(exist_ok=True)
-    torch.set_num_threads(about["threads"])
-    task = Task(node, locations, about["device"], 0, out)
+    task, threads = pickle.loads(Path(file).read_bytes())
+    task.work.mkdir(exist_ok=True)
+    torch.set_num_threads(threads)
     if side == "harness":
-        outcome = run_node(node, locations, about["device"], about["threads"])
+        outcome = run_node(task.node, task.locations, task.device, threads)
         assert outcome.status == "done", outcome
         made = _made_by_us(task)
     else:
-        made = {"fit": _fit, "score": _score, "mask": _refine}[node.stage](task)
-    if about["device"] == "cuda":
+        made = {"fit": _fit, "score": _score, "mask": _refine}[task.node.stage](task)
+    if task.device == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20, made)
         return
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -136,14 +130,14 @@ def _fit(task: Task) -> int:
     """Train for an epoch as a repository's script does."""
     method, config = task.method(), task.config
     labels = torch.tensor(task.parent("labels").json("labels.json")["labels"], dtype=torch.float32)
-    model = build_model(method, config["timm"], Weights("random"), config["num_classes"], 0).to(task.device)
+    model = build_model(method, config.timm, Weights("random"), config.num_classes, 0).to(task.device)
     (phase,) = [phase for phase in method.phases(model) if phase.epochs]
     model.requires_grad_(False)
     for parameter in phase.groups[0]["params"]:
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(phase.groups, **phase.options)
-    pictures = _Pictures(task.pictures, labels, config["params"]["image_size"])
-    loader = torch.utils.data.DataLoader(pictures, config["params"]["batch_size"], shuffle=True, drop_last=True)
+    pictures = _Pictures(task.pictures, labels, config.params["image_size"])
+    loader = torch.utils.data.DataLoader(pictures, config.params["batch_size"], shuffle=True, drop_last=True)
     model.train()
     for index, (images, given) in enumerate(loader):
         batch = Batch(images.to(task.device), given.to(task.device), [])
@@ -157,7 +151,7 @@ def _fit(task: Task) -> int:
 
 def _score(task: Task) -> int:
     """Score picture after picture and save each file, as a repository's script does; in batches of the harness."""
-    method, size = task.method(), task.config["size"]
+    method, size = task.method(), task.config.size
     model = load_model(method, task.parent("fit")).to(task.device)
     for start in range(0, len(task.pictures), batch_size(size)):
         paths = task.pictures[start : start + batch_size(size)]
@@ -172,7 +166,7 @@ def _score(task: Task) -> int:
 def _refine(task: Task) -> int:
     """Refine picture after picture, over the same open classes."""
     config = task.config
-    rules, params = Rules(**config["rules"]), CRFParams.model_validate(config["refine"]["params"])
+    rules, params = config.rules, CRFParams.model_validate(config.refine["params"])
     split = task.parent("labels").json("labels.json")
     scored = read_scores(task.parent("score"), 0)
     for (image_id, maps, presence), labels, size, path in zip(

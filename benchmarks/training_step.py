@@ -36,7 +36,7 @@ def rows(at: Setting) -> list[Row]:
 
     def model() -> nn.Module:
         torch.set_num_threads(at.threads)
-        return build_model(method, node.config["timm"], Weights("random"), node.config["num_classes"], 0)
+        return build_model(method, node.config.timm, Weights("random"), node.config.num_classes, 0)
 
     def trained() -> Any:
         session = Session(0, at.device, "fp32", Path(at.folder) / "training", task.progress)

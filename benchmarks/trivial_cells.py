@@ -62,7 +62,7 @@ def _loop(planned: Plan) -> None:
         task = Task(node, planned.locations_of(node), "cpu", 0, store.work(node.key))
         task.out.mkdir(parents=True)
         stages.function(node.stage)(task)
-        about = {"config": node.config, "environment": provenance.environment()}
+        about = {"config": node.config.model_dump(mode="json"), "environment": provenance.environment()}
         store.publish(node.stage, node.key, task.out, about)
         shutil.rmtree(task.work)
 

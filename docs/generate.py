@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # `benchmarks` is not ins
 from benchmarks.page import about, floor, table
 from harness.check.suite import checks
 from harness.cli import app
+from harness.inputs import Inputs
 from harness.protocol import Protocol
 from harness.registry import Registry
 from harness.report.dataframe import load_results
@@ -32,7 +33,7 @@ from harness.report.formats import markdown
 from harness.report.published import Score, published
 from harness.report.sensitivity import sensitivity, shared
 from harness.report.tables import comparison
-from harness.run.plan import Planner
+from harness.run.plan import plan_cells
 from harness.scaffold import scaffold
 from harness.spec import Grid, expand
 from harness.stages import Node
@@ -152,7 +153,7 @@ def stages(dataset: str) -> str:
     settings = {"protocol.checkpoint": "val_image_labels"}
     grid = Grid(methods=("cam",), backbones=("timm:test_vit",), datasets=(dataset,), limit=1, set=settings)
     with tempfile.TemporaryDirectory() as folder:
-        nodes = Planner(Registry(), Path(folder), None).plan(expand([grid], Registry())).nodes
+        nodes = plan_cells(expand([grid], Registry()), Inputs(Registry(), Path(folder), None)).nodes
     names = {key: f"{node.stage} {_split(node, nodes)}".strip() for key, node in nodes.items()}
     ids = {name: f"s{number}" for number, name in enumerate(dict.fromkeys(names.values()))}
     lines = [f'  {number}["{name}"]' for name, number in ids.items()]
@@ -179,7 +180,7 @@ def _measured(folder: str) -> list[dict[str, Any]]:
 def _split(node: Node, nodes: dict[str, Node]) -> str:
     """Return the split that a stage works on; a training has no need to say its own."""
     labels = nodes[node.parents["labels"]] if node.parents else node
-    return "" if node.stage == "fit" else labels.config["split"]
+    return "" if node.stage == "fit" else labels.config.split
 
 
 def _meanings() -> dict[str, str]:

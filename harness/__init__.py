@@ -6,29 +6,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.cell import RunSpec as RunSpec
     from harness.data.base import Dataset as Dataset
-    from harness.method import Batch as Batch
     from harness.method import Method as Method
     from harness.method import Params as Params
-    from harness.method import Phase as Phase
     from harness.method import Refiner as Refiner
     from harness.method import RefinerParams as RefinerParams
-    from harness.method import Step as Step
     from harness.method import TrainParams as TrainParams
+    from harness.phases import Batch as Batch
+    from harness.phases import Phase as Phase
+    from harness.phases import Step as Step
     from harness.report.dataframe import load_results as load_results
     from harness.training import Session as Session
     from harness.training import TrainingData as TrainingData
 
 _HOMES = {
-    "Batch": "harness.method",
+    "Batch": "harness.phases",
     "Dataset": "harness.data.base",
     "Method": "harness.method",
     "Params": "harness.method",
-    "Phase": "harness.method",
+    "Phase": "harness.phases",
     "Refiner": "harness.method",
     "RefinerParams": "harness.method",
+    "RunSpec": "harness.cell",
     "Session": "harness.training",
-    "Step": "harness.method",
+    "Step": "harness.phases",
     "TrainParams": "harness.method",
     "TrainingData": "harness.training",
     "load_results": "harness.report.dataframe",

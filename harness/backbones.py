@@ -122,9 +122,8 @@ def timm_id(name: str, registry: Registry) -> str:
     return registry.load("backbone", name)["timm"]
 
 
-def family(name: str, registry: Registry) -> str:
-    """Return `vit` or `cnn`."""
-    identifier = timm_id(name, registry)
+def family(identifier: str) -> str:
+    """Return `vit` or `cnn`, of a timm id."""
     module = _timm().model_entrypoint(identifier.partition(".")[0]).__module__.rpartition(".")[2]
     return "vit" if module in ("vision_transformer", "deit", "eva", "beit") else "cnn"
 
@@ -169,7 +168,7 @@ def build_backbone(
     """
     timm = _timm()
     arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, "global_pool": "", **(options or {})}
-    kind = family(PREFIX + identifier, Registry())
+    kind = family(identifier)
     if kind == "vit":
         net = timm.create_model(identifier, dynamic_img_size=True, dynamic_img_pad=True, **arguments)
         stride = net.patch_embed.patch_size[0]

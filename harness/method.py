@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from harness.phases import Phase
 from harness.strict import Frozen
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from harness.spec import RunSpec
+    from harness.cell import RunSpec
+    from harness.phases import Batch, Step
     from harness.training import Session, TrainingData
 
 
@@ -56,63 +57,6 @@ class TrainParams(Params):
     accumulate: int = Field(1, ge=1)
     stride: Literal[8, 16, 32] = 16
     lr: float = Field(1e-4, gt=0)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a training step sees. Never a mask.
-
-    Attributes
-    ----------
-    images : Tensor
-        (B, 3, H, W) float RGB in [0, 1], not normalised, at the size that the method asked for.
-    labels : Tensor
-        (B, num_classes) multi-hot float; column 0 is the background.
-    ids : list of str
-    """
-
-    images: Tensor
-    labels: Tensor
-    ids: list[str]
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where training stands: `epoch` of `epochs`, `iteration` of `total` over the whole training."""
-
-    epoch: int
-    epochs: int
-    iteration: int
-    total: int
-
-
-def constant(progress: float) -> float:
-    """Learning-rate factor that never changes."""
-    return 1.0
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training with a fresh optimiser; parameters in no group are frozen.
-
-    Attributes
-    ----------
-    epochs : int
-    groups : list of dict
-        Parameter groups as torch takes them: `params`, `lr`, and what else the optimiser knows.
-    optimizer : str
-        Name in `torch.optim`.
-    options : dict
-        Further arguments of the optimiser.
-    schedule : callable
-        Maps the progress through the phase, in [0, 1), to a factor on every learning rate.
-    """
-
-    epochs: int
-    groups: list[dict[str, Any]]
-    optimizer: str = "Adam"
-    options: dict[str, Any] = field(default_factory=dict)
-    schedule: Callable[[float], float] = constant
 
 
 class Method:

@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 
 from harness.data.base import open_rgb, voc_palette
+from harness.effective import effective_gating
 from harness.errors import UserError, closest
 from harness.method import Method
-from harness.protocol import Protocol, effective_gating
-from harness.pseudomask import Rules, open_classes, probabilities
+from harness.protocol import Protocol
+from harness.pseudomask import open_classes, probabilities
 from harness.registry import Registry
 from harness.report.figures import new_figure, save
 from harness.results.store import Store
+from harness.rules import Rule, Rules
 from harness.spec import refiner_config
 from harness.stages.fit import load_model
 from harness.stages.mask import best_channel, load_refiner
@@ -72,12 +74,12 @@ class Predictor:
                 raise UserError(f"this cell knows no class '{name}': {closest(name, self.names[1:])}")
             self.labels[self.names.index(name)] = 1
         held_out = protocol.class_gating.held_out
-        rule = "gt" if classes else effective_gating(self.method, "predicted:0.5" if held_out == "gt" else held_out)
-        self.gating = f"given: {', '.join(classes)}" if classes else rule
-        background = record["applied"]["background"]
-        kind, _, split = background.partition(":")
-        if kind == "swept_on":
-            background = f"fixed:{record['metrics'][split]['best_threshold']}"
+        wanted = Rule("predicted", 0.5) if held_out.kind == "gt" else held_out
+        rule = Rule("gt") if classes else effective_gating(self.method, wanted)
+        self.gating = f"given: {', '.join(classes)}" if classes else str(rule)
+        background = Rule.parse(record["applied"]["background"])
+        if background.kind == "swept_on":
+            background = Rule("fixed", record["metrics"][background.value]["best_threshold"])
         self.rules = Rules(rule, protocol.normalisation, background, protocol.align_corners)
 
     def __call__(self, path: Path) -> np.ndarray:

@@ -1,33 +1,14 @@
-"""The protocol: everything beside the method that moves a score, and what it comes to for a method."""
+"""The protocol: everything beside the method that moves a score."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SerializerFunctionWrapHandler, model_serializer
 
-from harness.method import Method
+from harness.rules import Background, Checkpoint, Gating, Rule
 from harness.strict import Frozen
-
-
-def _rule(*names: str, numeric: Mapping[str, tuple[float, float]], worded: Sequence[str] = ()) -> AfterValidator:
-    """Return a check of a string: one of `names`, `key:number` with the number in a range, or `key:word`."""
-    forms = [*names, *(f"{key}:{low:g}..{high:g}" for key, (low, high) in numeric.items()), *(f"{w}:…" for w in worded)]
-
-    def check(rule: str) -> str:
-        key, _, number = rule.partition(":")
-        if rule in names or (key in worded and number):
-            return rule
-        try:
-            low, high = numeric[key]
-            if low <= float(number) <= high:
-                return f"{key}:{float(number):g}"
-        except (KeyError, ValueError):
-            pass
-        raise ValueError(f"expected {' or '.join(forms)}")
-
-    return AfterValidator(check)
 
 
 def _size(value: Any) -> int | str | None:
@@ -52,10 +33,6 @@ def as_tuple(value: Any) -> Any:
 
 
 VERIFIER, RECIPE = "deeplabv2", "kazuto-imagenet"  # the recipe of most papers, from weights that have seen no masks
-CHOICES = ("val_image_labels", "val_pixels")
-Gating = Annotated[str, _rule("gt", "none", numeric={"predicted": (0, 1)})]
-Background = Annotated[str, _rule("model", numeric={"fixed": (0, 1), "power": (0, 100)}, worded=["swept_on"])]
-Checkpoint = Annotated[str, _rule("last", *CHOICES, numeric=dict.fromkeys(CHOICES, (1, 10000)))]
 Size = Annotated[Any, AfterValidator(_size)]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 VERIFICATION = ("verify", "verify_init", "mask_split")  # fields that say nothing where there is no verification
@@ -69,8 +46,8 @@ class ClassGating(Frozen):
     all.
     """
 
-    training: Gating = "gt"
-    held_out: Gating = "predicted:0.5"
+    training: Gating = Rule("gt")
+    held_out: Gating = Rule("predicted", 0.5)
 
 
 class Protocol(Frozen):
@@ -138,13 +115,13 @@ class Protocol(Frozen):
     eval_splits: Names = ()
     class_gating: ClassGating = ClassGating()
     normalisation: Literal["none", "max", "minmax", "vitpcm"] = "max"
-    background: Background = "fixed:0.4"
+    background: Background = Rule("fixed", 0.4)
     size: Size = None
     scales: tuple[float, ...] = (1.0,)
     flip: Literal["none", "mean", "max"] = "none"
     align_corners: bool = False
     refine: str = "none"
-    checkpoint: Checkpoint = "last"
+    checkpoint: Checkpoint = Rule("last")
     metric: Literal["pooled", "present", "zero", "per_image", "drop255"] = "pooled"
     precision: Literal["fp32", "bf16"] = "fp32"
     verify: Verify = "none"
@@ -157,66 +134,6 @@ class Protocol(Frozen):
         written = dump(self)
         return written if self.verify != "none" else {k: v for k, v in written.items() if k not in VERIFICATION}
 
-    def gating(self, split: str, training_splits: Sequence[str]) -> str:
+    def gating(self, split: str, training_splits: Sequence[str]) -> Rule:
         """Return the gating rule of a split."""
         return self.class_gating.training if split in training_splits else self.class_gating.held_out
-
-
-def effective_gating(method: Method, rule: str) -> str:
-    """Return what a gating rule comes to for a method.
-
-    Finished masks are taken as they are, and a method that does not predict presence cannot be gated by it.
-    """
-    if method.output == "labels":
-        return "none"
-    return "none" if rule.startswith("predicted") and not method.predicts_presence else rule
-
-
-def effective_background(method: Method, protocol: Protocol) -> str:
-    """Return the background rule for a method: its own channel where it has one; finished masks are as given."""
-    if method.output == "labels":
-        return "given"
-    return "model" if method.background else protocol.background
-
-
-def ground_truth(
-    method: Method, protocol: Protocol, training_splits: Sequence[str], gating: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """Return every use that a cell makes of ground truth before it is evaluated.
-
-    Parameters
-    ----------
-    method : Method
-    protocol : Protocol
-    training_splits : sequence of str
-        The splits whose image labels are allowed supervision.
-    gating : mapping
-        The gating rule that came to be applied, by split.
-
-    Returns
-    -------
-    list of dict
-        `what` is used of which `split` `for` what, and whether that is `allowed` to a method that is supervised by the
-        image labels of training splits.
-    """
-    uses = []
-    if not method.external and "image_labels" in method.supervision:
-        source = f"image labels from {protocol.label_source}"
-        uses.append({"what": source, "split": protocol.fit_split, "for": "training", "allowed": True})
-    for split, rule in gating.items():
-        if rule == "gt":
-            allowed = split in training_splits
-            uses.append({"what": "image labels", "split": split, "for": "class gating", "allowed": allowed})
-        if "masks" in method.supervision and split in protocol.eval_splits:
-            uses.append({"what": "pixels", "split": split, "for": "the scores themselves", "allowed": False})
-    if "masks" in method.supervision and protocol.verify != "none":
-        trained_on = protocol.mask_split
-        uses.append({"what": "pixels", "split": trained_on, "for": "the verifier's training", "allowed": False})
-    if protocol.checkpoint != "last":
-        what = "pixels" if protocol.checkpoint.startswith("val_pixels") else "image labels"
-        split = next(split for split in protocol.eval_splits if split not in training_splits)
-        uses.append({"what": what, "split": split, "for": "the choice of the epoch", "allowed": False})
-    kind, _, swept = effective_background(method, protocol).partition(":")
-    if kind == "swept_on":
-        uses.append({"what": "pixels", "split": swept, "for": "the background threshold", "allowed": False})
-    return uses

@@ -5,34 +5,12 @@ The same few steps for every method, in this order; each is a field of the proto
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-@dataclass(frozen=True)
-class Rules:
-    """The protocol's rules for one method and split.
-
-    Attributes
-    ----------
-    gating : str
-        `gt`, `predicted:p` or `none`.
-    normalisation : str
-        `none`, `max`, `minmax` or `vitpcm`.
-    background : str
-        `model`, `fixed:x`, `power:a`, or `swept_on:SPLIT`, which the stage `mask` turns into `fixed:x`.
-    align_corners : bool
-        Whether resizing maps corner pixels onto corner pixels.
-    """
-
-    gating: str
-    normalisation: str
-    background: str
-    align_corners: bool = False
+from harness.rules import Rules
 
 
 def open_classes(rules: Rules, labels: np.ndarray, presence: np.ndarray | None) -> np.ndarray:
@@ -46,13 +24,13 @@ def open_classes(rules: Rules, labels: np.ndarray, presence: np.ndarray | None) 
     presence : ndarray or None
         (num_classes - 1,) predicted probabilities; looked at only where it is `predicted`.
     """
-    if rules.gating == "gt":
+    if rules.gating.kind == "gt":
         return np.flatnonzero(labels[1:]) + 1
-    if rules.gating == "none":
+    if rules.gating.kind == "none":
         return np.arange(1, len(labels))
     if presence is None:
         raise ValueError("the gating is predicted, but the method predicts no presence")
-    return np.flatnonzero(presence >= float(rules.gating.partition(":")[2])) + 1
+    return np.flatnonzero(presence >= rules.gating.value) + 1
 
 
 def probabilities(scores: np.ndarray, classes: np.ndarray, size: tuple[int, int], rules: Rules, output: str) -> Tensor:
@@ -77,7 +55,7 @@ def probabilities(scores: np.ndarray, classes: np.ndarray, size: tuple[int, int]
     """
     if output == "labels":
         return torch.from_numpy(np.stack([scores[0] == number for number in (0, *classes)])).float()
-    own_background = rules.background == "model"
+    own_background = rules.background.kind == "model"
     channels = [0, *classes] if own_background else classes - 1
     maps = _normalise(torch.from_numpy(scores[channels].astype(np.float32)), rules.normalisation, output)
     if len(maps):
@@ -86,10 +64,9 @@ def probabilities(scores: np.ndarray, classes: np.ndarray, size: tuple[int, int]
         return maps
     if not len(maps):
         return torch.ones(1, *size)
-    kind, _, value = rules.background.partition(":")
-    background = (
-        (1 - maps.amax(0)).clamp(min=0) ** float(value) if kind == "power" else maps.new_full(size, float(value))
-    )
+    value = rules.background.value
+    power = rules.background.kind == "power"
+    background = (1 - maps.amax(0)).clamp(min=0) ** value if power else maps.new_full(size, value)
     return torch.cat([background[None], maps])
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BeforeValidator, Field
 
+from harness.cell import Cell, RunSpec
 from harness.data.base import Dataset
 from harness.deeplab.recipe import Recipe, load_recipe
 from harness.errors import HarnessError, UserError, closest
@@ -21,40 +21,6 @@ from harness.registry import Registry
 from harness.strict import Frozen, canonical, parse, read_yaml
 
 Seeds = Annotated[tuple[int, ...], BeforeValidator(as_tuple)]
-
-
-class RunSpec(Frozen):
-    """One cell of the grid: everything that was asked for, with every default filled in.
-
-    `weights` is `random`, `hub`, `file` or `none`; which file is the record's business, by its hash. `checkpoint` says
-    whether the trained model was brought along instead of trained here. `verifier` is the recipe of the verification,
-    and left out where there is none.
-    """
-
-    method: str
-    params: dict[str, Any]
-    backbone: str
-    weights: str
-    dataset: str
-    protocol: Protocol
-    seed: int
-    limit: int | None = None
-    checkpoint: bool = False
-    verifier: dict[str, Any] | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_verifier(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the verifier where there is none: keys are those from before there was one."""
-        return {key: value for key, value in dump(self).items() if key != "verifier" or value is not None}
-
-    @property
-    def title(self) -> str:
-        """Return what people call the cell."""
-        protocol = self.protocol
-        parts = [
-            self.method, self.backbone, self.dataset, protocol.name, protocol.refine, protocol.verify, f"s{self.seed}",
-        ]  # fmt: skip
-        return "/".join(part for part in parts if part != "none")
 
 
 class Grid(Frozen):
@@ -107,42 +73,6 @@ class Experiment(Frozen):
             for grid in self.run
             for settings in grid.each
         ]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell with what the plan needs beside its spec.
-
-    Attributes
-    ----------
-    spec : RunSpec
-    weights : str
-        Start weights as they were asked for: `random`, `hub`, or a file.
-    origins : dict
-        Where each setting that is not the method's own default came from.
-    skip : str
-        Why it makes no sense; empty when it does.
-    folder : Path or None
-        Where the masks or scores of an external method are.
-    checkpoint : str
-        The file of a trained model, instead of a training; empty for none.
-    resources : mapping
-        What its stages take, by `stage.quantity`; how it runs, not what it is.
-    verify_weights : str
-        The file that the verifier starts from; empty for one that is found by itself, or none.
-    broken : str
-        What its method raised when it was asked whether the cell makes sense; empty for nothing.
-    """
-
-    spec: RunSpec
-    weights: str
-    origins: dict[str, str]
-    skip: str = ""
-    folder: Path | None = None
-    checkpoint: str = ""
-    resources: Mapping[str, float] = field(default_factory=dict)
-    verify_weights: str = ""
-    broken: str = ""
 
 
 def experiment(registry: Registry, name: str) -> Experiment:
@@ -308,14 +238,14 @@ def verifier_config(registry: Registry, protocol: Protocol, assignments: Mapping
 
 def _why_not(method: Method, spec: RunSpec, registry: Registry) -> str:
     if method.families:
-        from harness.backbones import family
+        from harness.backbones import family, timm_id
 
-        have = family(spec.backbone, registry)
+        have = family(timm_id(spec.backbone, registry))
         if have not in method.families:
             return f"{method.name} takes {' or '.join(method.families)} backbones, {spec.backbone} is a {have}"
-    if spec.protocol.background == "model" and not method.background:
+    if spec.protocol.background.kind == "model" and not method.background:
         return f"the protocol wants a background from the model, {method.name} has none"
-    if spec.protocol.checkpoint.startswith("val_image_labels") and method.families and not method.predicts_presence:
+    if spec.protocol.checkpoint.kind == "val_image_labels" and method.families and not method.predicts_presence:
         return f"the protocol chooses the epoch by predicted image labels, {method.name} predicts none"
     return method.skip(spec) or ""
 

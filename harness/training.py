@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from harness.data.base import open_rgb
 from harness.errors import HarnessError
-from harness.method import Batch, Method, Phase, Step
+from harness.phases import Batch, Phase, Step
 
 EPOCH = "epoch-{}.safetensors"
 _CHECKPOINT = "checkpoint.pt"
@@ -84,6 +84,18 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return squash(open_rgb(self.paths[index]), (self.size, self.size)), index
 
 
+class Trainable(Protocol):
+    """What the loop trains: a method."""
+
+    params: Any
+
+    def phases(self, model: Any) -> list[Phase]:
+        """Return the phases of training."""
+
+    def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return the named losses of a batch."""
+
+
 @dataclass
 class Session:
     """How a training runs, as opposed to what is trained.
@@ -116,7 +128,7 @@ class Session:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def train(method: Method, model: nn.Module, data: TrainingData, session: Session) -> None:
+def train(method: Trainable, model: nn.Module, data: TrainingData, session: Session) -> None:
     """Train a model in place through the method's phases, from the last checkpoint if there is one.
 
     Raises
@@ -176,7 +188,12 @@ def _start(phase: Phase, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _epoch(
-    method: Method, model: nn.Module, optimizer: torch.optim.Optimizer, at: _Place, data: TrainingData, session: Session
+    method: Trainable,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    at: _Place,
+    data: TrainingData,
+    session: Session,
 ) -> None:
     """Train one epoch; everything random in it follows from the seed and the epoch alone.
 

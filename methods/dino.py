@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness import Method, Params, Session, TrainingData
-
-if TYPE_CHECKING:
-    from harness.spec import RunSpec
+from harness import Method, Params, RunSpec, Session, TrainingData
 
 
 class DINOParams(Params):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from harness import Method, Params
-
-if TYPE_CHECKING:
-    from harness.spec import RunSpec
+from harness import Method, Params, RunSpec
 
 
 class ExternalParams(Params):

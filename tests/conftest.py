@@ -41,7 +41,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def toy(cache: Path) -> Path:
     """The folder of the toy dataset."""
     from harness.data.toy import Toy
-    from harness.run.plan import open_dataset
+    from harness.inputs import open_dataset
 
     return open_dataset(Toy, None).root
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from harness.stages import VERSIONS
+from harness.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 ACCEPTED = Path(__file__).with_suffix(".json")
@@ -40,9 +40,9 @@ SOURCES = {
 
 def fingerprints() -> dict[str, dict[str, object]]:
     """Return version and source hashes of every stage."""
-    assert SOURCES.keys() == VERSIONS.keys()
+    assert SOURCES.keys() == STAGES.keys()
     return {
-        stage: {"version": VERSIONS[stage], "sources": {name: _hash(ROOT / "harness" / name) for name in names}}
+        stage: {"version": STAGES[stage].version, "sources": {name: _hash(ROOT / "harness" / name) for name in names}}
         for stage, names in SOURCES.items()
     }
 

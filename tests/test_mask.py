@@ -7,10 +7,11 @@ from PIL import Image
 
 from harness.crf import CRFParams, dense_crf
 from harness.data.base import open_mask, open_rgb, save_mask
-from harness.pseudomask import Rules, probabilities
+from harness.inputs import Inputs
+from harness.pseudomask import probabilities
 from harness.registry import Registry
 from harness.results.store import Store
-from harness.run.plan import Planner
+from harness.run.plan import plan_cells
 from harness.run.worker import run_node
 from harness.spec import Grid, expand
 from harness.stages import SHARD
@@ -31,13 +32,13 @@ def test_a_later_shard_is_refined_by_its_own_pictures(tmp_path: Path) -> None:
     settings = {"sanity-oracle.stride": 8, "sanity-oracle.inference_size": 16}
     grid = Grid(methods=("sanity-oracle",), datasets=("folder",), refine=("crf:vitpcm",), set=settings)
     store = Store(tmp_path / "results", create=True)
-    plan = Planner(Registry(), store.root, root).plan(expand([grid], Registry()))
+    plan = plan_cells(expand([grid], Registry()), Inputs(Registry(), store.root, root))
     for node in plan.nodes.values():
         outcome = run_node(node, plan.locations_of(node), "cpu", 1)
         assert outcome.status == "done", outcome
-    node = next(node for node in plan.nodes.values() if node.stage == "mask" and node.config["shard"] == 1)
+    node = next(node for node in plan.nodes.values() if node.stage == "mask" and node.config.shard == 1)
     made = store.need("mask", node.key)
-    rules, params = Rules(**node.config["rules"]), CRFParams.model_validate(node.config["refine"]["params"])
+    rules, params = node.config.rules, CRFParams.model_validate(node.config.refine["params"])
     maps = {image_id: value for image_id, value, _ in read_scores(store.need("score", node.parents["score"]), 1)}
     assert sorted(maps) == sorted(path.stem for path in made.path.glob("*.png")) == ids[SHARD:]
     for image_id, value in maps.items():

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.pseudomask import Rules, open_classes, probabilities
+from harness.pseudomask import open_classes, probabilities
+from harness.rules import Rules
 
 LABELS = np.array([1, 0, 1])
 PRESENCE = np.array([0.9, 0.2])

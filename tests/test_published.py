@@ -8,10 +8,11 @@ from statistics import mean, stdev
 
 import pytest
 
+from harness.cell import RunSpec
 from harness.errors import UserError
 from harness.registry import Registry
 from harness.report.published import Score, published
-from harness.spec import RunSpec, expand, experiment, refiner_config
+from harness.spec import expand, experiment, refiner_config
 from harness.strict import canonical, parse
 from tests.paper import Printed, read_golden, scores
 

@@ -86,7 +86,8 @@ def test_a_version_can_be_pinned(plugin: Path) -> None:
 
 
 def test_another_version_is_another_key(plugin: Path, toy: Path) -> None:
-    from harness.run.plan import Planner
+    from harness.inputs import Inputs
+    from harness.run.plan import plan_cells
     from harness.spec import Grid, expand
 
     def key(text: str, name: str) -> str:
@@ -95,7 +96,7 @@ def test_another_version_is_another_key(plugin: Path, toy: Path) -> None:
         path.write_text(PLUGIN + text)
         registry = Registry([str(path)])
         cells = expand([Grid(methods=("mine",), backbones=("timm:test_vit",), limit=2)], registry)
-        return Planner(registry, plugin.parent / "results", None).plan(cells).cells[0].key
+        return plan_cells(cells, Inputs(registry, plugin.parent / "results", None)).cells[0].key
 
     plain, edited = key("", "a"), key("    # other numbers\n", "b")
     assert plain != edited

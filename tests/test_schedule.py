@@ -13,9 +13,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from harness.errors import EnvironmentUnfitError, HarnessError, UserError
+from harness.inputs import Inputs
 from harness.registry import Registry
 from harness.results.store import Store
-from harness.run.plan import Plan, Planner
+from harness.run.plan import Plan, plan_cells
 from harness.run.resources import Request, parse_resources, request
 from harness.run.schedule import Options, Scheduler
 from harness.run.watchdog import CUT, LOG_BYTES, too_much
@@ -229,7 +230,7 @@ def execute(tmp_path: Path, toy: Path, ray_once: None) -> Execute:
         results = tmp_path / "results"
         store = Store(results, create=True)
         grid = Grid(methods=methods, backbones="timm:test_vit", limit=4, set=settings or {})  # type: ignore[arg-type]
-        plan = Planner(registry, results, None).plan(expand([grid], registry))
+        plan = plan_cells(expand([grid], registry), Inputs(registry, results, None))
         notes = view or Notes()
         Scheduler(plan, store, Options(**options), notes).run()
         return notes, plan, store

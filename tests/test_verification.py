@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.cell import Cell, RunSpec
 from harness.data.base import open_mask, save_mask
 from harness.data.toy import Toy
 from harness.errors import UserError
+from harness.inputs import Inputs
 from harness.registry import Registry
 from harness.report.dataframe import frame
 from harness.report.published import published
 from harness.report.tables import comparison
 from harness.report.verdicts import verdicts
 from harness.results.store import Store
-from harness.run.plan import Plan, Planner, cell_key
-from harness.spec import Cell, Grid, RunSpec, expand, experiment
+from harness.run.plan import Plan, cell_key, plan_cells
+from harness.spec import Grid, expand, experiment
 from harness.stages import SHARD
 from tests.conftest import Run
 
@@ -34,7 +36,7 @@ def cell(**grid: Any) -> Cell:
 
 
 def planned(folder: Path, **grid: Any) -> Plan:
-    return Planner(REGISTRY, folder, None).plan([cell(**grid)])
+    return plan_cells([cell(**grid)], Inputs(REGISTRY, folder, None))
 
 
 @pytest.mark.parametrize("path", sorted((REFERENCE / "demo" / "records").glob("*.json")), ids=lambda path: path.stem)
@@ -129,11 +131,11 @@ def test_every_shard_of_the_masks_is_read(toy: Path, tmp_path: Path) -> None:
         def ids(self, split: str) -> list[str]:
             return [f"{split}_{number:04d}" for number in range(40)]
 
-    planner = Planner(REGISTRY, tmp_path, None)
-    planner._datasets["toy"] = Many(toy)
+    inputs = Inputs(REGISTRY, tmp_path, None)
+    inputs._datasets["toy"] = Many(toy)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.run.graph.SHARD", 16)
-        plan = planner.plan([cell(verify="deeplabv2:toy", limit=None)])
+        plan = plan_cells([cell(verify="deeplabv2:toy", limit=None)], inputs)
     (verify,) = [node for node in plan.nodes.values() if node.stage == "verify"]
     assert [role for role in verify.parents if role != "labels"] == ["mask/0", "mask/1", "mask/2"]
     assert SHARD == 256
@@ -149,10 +151,10 @@ def blind_cell(gating: str) -> Cell:
 
 
 def test_masks_of_a_blind_split_are_made_and_not_scored(voc: Path, tmp_path: Path) -> None:
-    plan = Planner(REGISTRY, tmp_path, voc).plan([blind_cell("none")])
+    plan = plan_cells([blind_cell("none")], Inputs(REGISTRY, tmp_path, voc))
     assert set(plan.cells[0].artefacts["splits"]["test"]) == {"labels", "score", "mask"}
     with pytest.raises(UserError, match="test has no public image labels to gate classes by"):
-        Planner(REGISTRY, tmp_path, voc).plan([blind_cell("gt")])
+        plan_cells([blind_cell("gt")], Inputs(REGISTRY, tmp_path, voc))
 
 
 @pytest.fixture(scope="module")

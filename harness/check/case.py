@@ -18,16 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.backbones import Backbone, Weights, build_backbone
+from harness.cell import Cell
 from harness.check.watch import Deeds, watched
 from harness.data.base import Dataset, open_rgb
 from harness.data.index import index_split
-from harness.method import Batch, Method, Step
+from harness.inputs import Inputs, open_dataset
+from harness.method import Method
+from harness.phases import Batch, Step
 from harness.registry import Entry, Registry
 from harness.results.store import Store
-from harness.run.plan import Planner, open_dataset
+from harness.run.plan import plan_cells
 from harness.run.record import record_of
 from harness.run.worker import run_node
-from harness.spec import Cell, Grid, expand
+from harness.spec import Grid, expand
 from harness.stages.fit import build_model, new_backbone
 from harness.stages.labels import label_matrix
 from harness.training import Session, TrainingData, squash
@@ -200,7 +203,7 @@ class Case:
             If a stage fails, with its reason.
         """
         store = Store(self.place() / "results", create=True)
-        plan = Planner(self.registry, store.root, root).plan([cell])
+        plan = plan_cells([cell], Inputs(self.registry, store.root, root))
         for node in plan.nodes.values():
             outcome = run_node(node, plan.locations_of(node), "cpu", torch.get_num_threads())
             if outcome.status != "done":

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from harness.check.case import Case
 from harness.check.suite import NotApplicableError, check, must
 from harness.check.watch import reseed
-from harness.method import Batch, Method, Step
+from harness.method import Method
+from harness.phases import Batch, Step
 from harness.stages.fit import load_checkpoint
 from harness.training import save_model
 

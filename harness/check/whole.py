@@ -6,9 +6,10 @@ import math
 import os
 from typing import Any
 
+from harness.cell import Cell
 from harness.check.case import PICTURES, TINY, Case
 from harness.check.suite import NotApplicableError, check, must
-from harness.spec import Cell, Grid, expand
+from harness.spec import Grid, expand
 
 _ORACLE = 0.9  # mIoU of the ground truth itself, at whole patches
 

@@ -16,11 +16,11 @@ from harness.cli.common import DEFAULT_RESULTS, messages, output, print_json, st
 from harness.errors import InterruptedRunError
 
 if TYPE_CHECKING:
+    from harness.cell import Cell
     from harness.registry import Registry
     from harness.results.store import Store
     from harness.run.plan import Plan
     from harness.run.schedule import Options
-    from harness.spec import Cell
 
 
 @stoppable()
@@ -45,8 +45,9 @@ def run_cells(
     InterruptedRunError
         After Ctrl-C.
     """
+    from harness.inputs import Inputs
     from harness.results.store import Store
-    from harness.run.plan import Planner
+    from harness.run.plan import plan_cells
     from harness.run.progress import scanning
 
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would ignore the first
@@ -57,7 +58,7 @@ def run_cells(
     if not dry_run:
         Store(results, create=True)
     with scanning(console) as scan:
-        plan = Planner(registry, results, root, scan).plan(cells)
+        plan = plan_cells(cells, Inputs(registry, results, root, scan))
     if failed_only:
         plan.cells = [planned for planned in plan.cells if _has_failed(results, planned.key)]
         if not plan.cells:

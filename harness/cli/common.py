@@ -67,12 +67,12 @@ def split_stages(value: str | None) -> tuple[str, ...] | None:
     UserError
         For one that does not exist, with the closest.
     """
-    from harness.stages import VERSIONS
+    from harness.stages import STAGES
 
     stages = split_commas(value)
     for stage in stages or ():
-        if stage not in VERSIONS:
-            raise UserError(f"--keep: unknown stage '{stage}': {closest(stage, VERSIONS)}")
+        if stage not in STAGES:
+            raise UserError(f"--keep: unknown stage '{stage}': {closest(stage, STAGES)}")
     return stages
 
 

@@ -32,7 +32,7 @@ def command(
     from harness.run.progress import scanning
 
     stages = split_stages(keep)
-    kept = STAGES if stages is None else stages
+    kept = tuple(STAGES) if stages is None else stages
     store, console = Store(results), messages()
     with scanning(console, "removing" if yes else "measuring") as scan:
         waste = remove_waste(store, kept, scan) if yes else measure(store, find_waste(store, kept), scan)

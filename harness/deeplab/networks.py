@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.backbones import PREFIX, Backbone, Weights, build_backbone, family
+from harness.backbones import Backbone, Weights, build_backbone, family
 from harness.deeplab.mm import MODELS, ResNet
 from harness.deeplab.recipe import OUTPUT_STRIDE, Pixels, Recipe
 from harness.errors import UserError
-from harness.registry import Registry
 
 _STAGES: dict[str, Any] = {
     "strides": (1, 2, 1, 1),
@@ -98,6 +97,6 @@ class TimmNetwork(nn.Module):
 
 
 def _timm(identifier: str) -> Backbone:
-    if family(PREFIX + identifier, Registry()) != "cnn":
+    if family(identifier) != "cnn":
         raise UserError(f"a DeepLabV2 needs a convolutional backbone, and timm's '{identifier}' is a transformer")
     return build_backbone(identifier, Weights("random"), stride=OUTPUT_STRIDE)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from harness.errors import UserError
+from harness.inputs import open_dataset
 from harness.registry import Registry
 from harness.report import figures, gallery
 from harness.report.dataframe import once
@@ -17,7 +18,6 @@ from harness.report.pictures import Picture, pictures_of
 from harness.report.published import published
 from harness.report.sensitivity import shared
 from harness.results.store import Store
-from harness.run.plan import open_dataset
 
 if TYPE_CHECKING:
     from harness.data.base import Dataset

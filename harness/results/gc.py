@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +21,13 @@ from harness.data.decoded import decoded_folder
 from harness.errors import UserError
 from harness.results.lease import Leases, locked
 from harness.results.store import MANIFEST, Store
-from harness.stages import VERSIONS
+from harness.stages import STAGES
 from harness.strict import KEY
 
 if TYPE_CHECKING:
-    from harness.run.plan import ScanProgress
+    from harness.inputs import ScanProgress
 
 DRAFT_SECONDS = 3600.0  # a younger draft may be on its way
-STAGES = tuple(VERSIONS)
 
 _DRAFT = re.compile(r"\..+\.[a-z0-9_]{8}|tmp[a-z0-9_]{8}")  # names that `tempfile` gives
 
@@ -50,13 +49,13 @@ class Waste:
     why: str
 
 
-def find_waste(store: Store, keep: tuple[str, ...] = STAGES) -> list[Waste]:
+def find_waste(store: Store, keep: Collection[str] = STAGES) -> list[Waste]:
     """Return what no record needs and nobody uses.
 
     Parameters
     ----------
     store : Store
-    keep : tuple of str
+    keep : collection of str
         Stages of which the cells that are done keep their artefacts.
 
     Raises
@@ -77,7 +76,7 @@ def find_waste(store: Store, keep: tuple[str, ...] = STAGES) -> list[Waste]:
     ]
 
 
-def remove_waste(store: Store, keep: tuple[str, ...], progress: ScanProgress) -> list[tuple[Waste, int]]:
+def remove_waste(store: Store, keep: Collection[str], progress: ScanProgress) -> list[tuple[Waste, int]]:
     """Remove what `find_waste` finds; return it with its bytes.
 
     Everything is moved aside first, each artefact in one step: a kill leaves no half artefact, and the next call
@@ -129,7 +128,7 @@ def measure(store: Store, waste: list[Waste], progress: ScanProgress) -> list[tu
     return measured
 
 
-def _artefacts(store: Store, needed: set[str], keep: tuple[str, ...]) -> Iterator[Waste]:
+def _artefacts(store: Store, needed: set[str], keep: Collection[str]) -> Iterator[Waste]:
     for stage in STAGES:
         for path in _inside(store.root / "artefacts" / stage):
             if not re.fullmatch(KEY, path.name):

@@ -33,7 +33,7 @@ from harness.results.source import (
 from harness.results.store import MANIFEST, Store, read_record
 
 if TYPE_CHECKING:
-    from harness.run.plan import ScanProgress
+    from harness.inputs import ScanProgress
 
 
 @dataclass

@@ -14,11 +14,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, V
 from harness.archive import File, Source, UnreadableFileError, is_plain
 from harness.errors import UserError
 from harness.results.store import LOG, MANIFEST, parse_record
-from harness.stages import VERSIONS
+from harness.stages import STAGES
 from harness.strict import KEY, digest
 
 if TYPE_CHECKING:
-    from harness.run.plan import ScanProgress
+    from harness.inputs import ScanProgress
 
 TEXT_BYTES = 16 << 20  # of one record or manifest
 NUMBERS = (
@@ -36,7 +36,7 @@ ArtefactName = tuple[str, str]  # stage and key
 _PLACE = re.compile(
     rf"(?P<root>(?:[^/]+/)*?)"
     rf"(?:(?P<marker>store\.json)|records/(?P<record>{KEY})\.json"
-    rf"|artefacts/(?P<stage>{'|'.join(VERSIONS)})/(?P<key>{KEY})/(?P<file>[^/]+))"
+    rf"|artefacts/(?P<stage>{'|'.join(STAGES)})/(?P<key>{KEY})/(?P<file>[^/]+))"
 )
 
 

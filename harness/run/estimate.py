@@ -62,7 +62,9 @@ def estimate(store: Store, nodes: Iterable[Node]) -> Estimate:
     hours = gpu_hours = gib = 0.0
     known = unknown = 0
     for node in nodes:
-        alike = next((seen[key] for key in _likenesses(node.stage, node.config) if key in seen), None)
+        alike = next(
+            (seen[key] for key in _likenesses(node.stage, node.config.model_dump(mode="json")) if key in seen), None
+        )
         if alike is None:
             unknown += 1
             continue

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import yaml
 
 from harness.errors import UserError, closest
-from harness.stages import VERSIONS, Node
+from harness.stages import STAGES, Node
 
 QUANTITIES = ("cpus", "gpus", "memory_gb")
-MODEL_STAGES = ("fit", "select", "score", "verify", "segment")
 
 
 def known(resources: Mapping[str, float]) -> dict[str, float]:
@@ -21,7 +20,7 @@ def known(resources: Mapping[str, float]) -> dict[str, float]:
     ------
     UserError
     """
-    names = [f"{stage}.{quantity}" for stage in VERSIONS for quantity in QUANTITIES]
+    names = [f"{stage}.{quantity}" for stage in STAGES for quantity in QUANTITIES]
     for name, amount in resources.items():
         if name not in names:
             raise UserError(f"unknown resource '{name}': {closest(name, names)}")
@@ -77,7 +76,7 @@ def request(node: Node, given: Mapping[str, float], threads: int, gpus: float) -
     gpus : float
         How many there are; such a stage takes one of them, where nobody says otherwise.
     """
-    model = node.stage in MODEL_STAGES
+    model = STAGES[node.stage].runs_model
     asked = {"cpus": float(threads if model else 1), "gpus": min(1.0, gpus) if model else 0.0}
     for name, amount in (*node.resources.items(), *given.items()):
         stage, _, quantity = name.partition(".")

@@ -18,14 +18,11 @@ from harness.run.plan import Plan, PlannedCell, is_done
 from harness.run.record import record_of, record_of_failure
 from harness.run.resources import Request, request
 from harness.run.worker import Outcome
-from harness.stages import Node
+from harness.stages import ORDER, STAGES, Node
 
 LOST_WORKER_RETRIES = 2
 HEARTBEAT_SECONDS = 5.0
 SWEEP = "sweep-"  # begins the keys under which runs say how far they are
-_ORDER = (  # what ends a cell first
-    "evaluate", "curve", "mask", "labels", "segment", "score", "select", "fit", "verify",
-)  # fmt: skip
 
 
 class View(Protocol):
@@ -173,7 +170,7 @@ class Scheduler:
         pending = self._pending()
         ready = [node for node in self.waiting.values() if pending.isdisjoint(node.parents.values())]
         threads = self.options.threads or max(1, int(self.cluster.cpus) // 2)
-        for node in sorted(ready, key=lambda node: (_ORDER.index(node.stage), _cost(node))):
+        for node in sorted(ready, key=lambda node: (ORDER[node.stage], _cost(node))):
             if self.options.max_parallel and len(self.running) >= self.options.max_parallel:
                 return
             wanted = request(node, self.options.resources, min(threads, int(self.cluster.cpus)), self.gpus)
@@ -185,7 +182,7 @@ class Scheduler:
                 self.leases.release(node.key)
                 continue
             self.store.forget_progress(node.key)
-            fresh = node.key in self.plan.foreign or node.stage == "verify"  # mmengine admits one training per process
+            fresh = node.key in self.plan.foreign or STAGES[node.stage].own_process
             reference = self.cluster.submit(node, self.plan.locations_of(node), wanted, self.options.time_limit, fresh)
             self.running[reference] = _Running(node, wanted, time.monotonic())
             self.view.started(node)
@@ -319,5 +316,5 @@ class Scheduler:
 
 def _cost(node: Node) -> float:
     """Return how long a training takes, in units of its own."""
-    params = node.config.get("params", {})
+    params = getattr(node.config, "params", {})
     return params.get("epochs", 0) * params.get("image_size", 0) ** 2

@@ -90,7 +90,7 @@ def run_node(
             if log.stat().st_size:
                 shutil.copyfile(log, task.out / LOG)
             about = {
-                "config": node.config,
+                "config": node.config.model_dump(mode="json"),
                 "parents": node.parents,
                 "seconds": round(time.monotonic() - started, 3),
                 "memory_mb": _peak_memory(device),

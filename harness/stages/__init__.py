@@ -18,13 +18,81 @@ from harness.data.base import Dataset
 from harness.method import Method
 from harness.registry import Registry
 from harness.results.store import Artefact, Store
+from harness.stages.configs import ExternalScoreConfig, ScoreConfig
 from harness.strict import digest
 
-# Bump a stage's version when its code comes to give other numbers; what was computed before is then computed again.
-VERSIONS = {
-    "labels": 1, "fit": 1, "select": 1, "score": 1, "curve": 1, "mask": 1, "verify": 1, "segment": 1, "evaluate": 2,
-}  # fmt: skip
-SHARD = 256  # pictures per shard
+SHARD = 256  # images per shard
+
+
+def _always(config: Any) -> bool:
+    return True
+
+
+def _never(config: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table of stages.
+
+    Attributes
+    ----------
+    name : str
+        Of the stage and of the module with its function.
+    version : int
+        Bumped when its code gives other numbers; what was computed before is then computed again.
+    parents : tuple of str
+        What it reads, by the role that an artefact has for it: the name of a stage, with `/*` where it reads one of
+        every shard.
+    runs_model : bool
+        Whether it runs a network: on a GPU where there is one, on many cores elsewhere.
+    opens_images : callable
+        Whether it opens image files, by its configuration.
+    sees_ground_truth : callable
+        Whether it is given the dataset's folder, by its configuration.
+    own_process : bool
+        Whether it always needs a fresh process.
+    unit : str
+        What its progress counts.
+    """
+
+    name: str
+    version: int
+    parents: tuple[str, ...]
+    runs_model: bool = False
+    opens_images: Callable[[Any], bool] = _never
+    sees_ground_truth: Callable[[Any], bool] = _never
+    own_process: bool = False
+    unit: str = "images"
+
+    def role(self, parent: Node) -> str:
+        """Return what the artefact of a parent is called among this stage's parents."""
+        return f"{parent.stage}/{parent.config.shard}" if f"{parent.stage}/*" in self.parents else parent.stage
+
+
+_TABLE = (  # in the order in which they are started: what ends a cell goes first
+    Stage("evaluate", 2, ("mask", "segment", "labels"), sees_ground_truth=_always),
+    Stage("curve", 1, ("score", "labels"), sees_ground_truth=_always),
+    Stage("mask", 1, ("score", "labels", "curve"), opens_images=lambda config: config.refine is not None),
+    Stage("labels", 1, (), sees_ground_truth=_always),
+    Stage("segment", 1, ("verify", "labels"), runs_model=True, opens_images=_always),
+    Stage(
+        "score", 1, ("fit", "select", "labels"), runs_model=True,
+        opens_images=lambda config: isinstance(config, ScoreConfig),
+        sees_ground_truth=lambda config: isinstance(config, ExternalScoreConfig) or config.oracle,
+    ),
+    Stage(
+        "select", 1, ("fit", "labels"), runs_model=True, opens_images=_always,
+        sees_ground_truth=lambda config: config.rule == "val_pixels",
+    ),
+    Stage("fit", 1, ("labels",), runs_model=True, opens_images=_always, unit="steps"),
+    Stage(  # mmengine admits one training per process
+        "verify", 1, ("labels", "mask/*"), runs_model=True, opens_images=_always, own_process=True, unit="steps"
+    ),
+)  # fmt: skip
+STAGES = {stage.name: stage for stage in _TABLE}
+ORDER = {stage.name: place for place, stage in enumerate(_TABLE)}
 
 
 @dataclass(frozen=True)
@@ -34,7 +102,7 @@ class Node:
     Attributes
     ----------
     stage : str
-    config : dict
+    config : Config
         All that can change what it makes, beside its parents.
     parents : dict
         Keys of the artefacts that it reads, by role: a stage's name, or `mask/3` where there is one of each shard.
@@ -45,7 +113,7 @@ class Node:
     """
 
     stage: str
-    config: dict[str, Any]
+    config: Any
     parents: dict[str, str]
     label: str = ""
     resources: dict[str, float] = field(default_factory=dict)
@@ -53,7 +121,7 @@ class Node:
     @cached_property
     def key(self) -> str:
         """The key of its artefact."""
-        return digest([self.stage, VERSIONS[self.stage], self.config, self.parents])
+        return digest([self.stage, STAGES[self.stage].version, self.config.model_dump(mode="json"), self.parents])
 
 
 @dataclass(frozen=True)
@@ -110,8 +178,8 @@ class Task:
         return self.work / "out"
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The node's part of the spec."""
+    def config(self) -> Any:
+        """The node's part of the spec, see `harness.stages.configs`."""
         return self.node.config
 
     @cached_property
@@ -140,13 +208,13 @@ class Task:
 
     def dataset(self) -> Dataset:
         """Return the dataset, ground truth and all; only for stages that may see it."""
-        name = self.config["dataset"]
+        name = self.config.dataset
         return self.registry.load("dataset", name)(Path(self.locations.roots[name]))
 
     def method(self) -> Method:
         """Return the method with its parameters."""
-        method_class: type[Method] = self.registry.load("method", self.config["method"])
-        return method_class(method_class.Params.model_validate(self.config["params"]))
+        method_class: type[Method] = self.registry.load("method", self.config.method)
+        return method_class(method_class.Params.model_validate(self.config.params))
 
     def autocast(self, precision: str) -> Any:
         """Return the context in which a model runs."""
@@ -166,7 +234,7 @@ class Task:
         told = {
             "what": f"{self.node.stage} {self.node.label}", "done": done, "total": total, "notes": notes or {},
             "rate": (done - start) / (now - since) if now > since else None,
-            "unit": "steps" if self.node.stage in ("fit", "verify") else "pictures",
+            "unit": STAGES[self.node.stage].unit,
         }  # fmt: skip
         self.store.tell(self.node.key, told)
 

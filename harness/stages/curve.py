@@ -12,8 +12,9 @@ import numpy as np
 
 from harness.data.base import open_mask
 from harness.metrics import iou
-from harness.pseudomask import Rules, open_classes, probabilities
+from harness.pseudomask import open_classes, probabilities
 from harness.stages import SHARD, Task
+from harness.stages.configs import CurveConfig
 from harness.stages.score import read_scores
 
 BINS = 1000  # of the average precision
@@ -22,16 +23,16 @@ STEPS = 100  # of the swept background: 0, 0.01, ... 0.99
 
 def run(task: Task) -> None:
     """Write `curve.json`: `ap` per class, `pxap`, the `sweep` of mIoU over backgrounds, and the best `threshold`."""
-    config = task.config
-    rules = Rules(**config["rules"])
+    config: CurveConfig = task.config
+    rules = config.rules
     scores = task.parent("score")
     output = scores.json("scores.json")["output"]
     split = task.parent("labels").json("labels.json")
     labels, ids = np.array(split["labels"]), split["ids"]
     dataset = task.dataset()
-    curve = Curve(len(config["class_ids"]))
+    curve = Curve(len(config.class_ids))
     lookup = np.full(256, -1)
-    lookup[config["class_ids"]] = np.arange(curve.classes)
+    lookup[config.class_ids] = np.arange(curve.classes)
     done = 0
     for shard in range(-(-len(ids) // SHARD)):
         for image_id, maps, presence in read_scores(scores, shard):

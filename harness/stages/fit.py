@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from harness.backbones import DEFAULT_STRIDE, PREFIX, Backbone, Weights, build_backbone, family, read_state
+from harness.backbones import DEFAULT_STRIDE, Backbone, Weights, build_backbone, family, read_state
 from harness.errors import UserError
 from harness.method import Method
 from harness.parameter_count import count_parameters
-from harness.registry import Registry
 from harness.results.store import Artefact
 from harness.stages import Task
+from harness.stages.configs import FitConfig, MethodConfig, SelectConfig
 from harness.training import EPOCH, Session, TrainingData, derive, save_model
 
 
@@ -29,15 +29,21 @@ def new_backbone(method: Method, identifier: str, weights: Weights) -> Backbone 
     """Return a backbone as a method is handed it; None for one that takes none."""
     if not identifier:
         return None
-    kind = family(PREFIX + identifier, Registry())
+    kind = family(identifier)
     stride = getattr(method.params, "stride", DEFAULT_STRIDE)
     return build_backbone(identifier, weights, method.backbone_options(kind), stride)
 
 
+def model_config(fitted: Artefact) -> MethodConfig:
+    """Return the configuration of a trained model: of its training, or of the choice of its epoch."""
+    form = FitConfig if fitted.stage == "fit" else SelectConfig
+    return form.model_validate(fitted.manifest["config"])
+
+
 def load_model(method: Method, fitted: Artefact) -> nn.Module:
     """Build a method's model with its trained weights, ready for inference."""
-    config = fitted.manifest["config"]
-    model = build_model(method, config["timm"], Weights("random"), config["num_classes"], config["seed"])
+    config = model_config(fitted)
+    model = build_model(method, config.timm, Weights("random"), config.num_classes, config.seed)
     model.load_state_dict(load_file(fitted.file("model.safetensors")))
     return model.eval()
 
@@ -60,7 +66,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
 
 def run(task: Task) -> None:
     """Write `model.safetensors`, `curves.json`, `parameters.json`, and each epoch's model if one is to be chosen."""
-    config = task.config
+    config: FitConfig = task.config
     method = task.method()
     split = task.parent("labels").json("labels.json")
     data = TrainingData(
@@ -69,17 +75,18 @@ def run(task: Task) -> None:
         task.pictures,
         task.workers,
     )
-    path = task.locations.weights.get(config["weights"])
-    weights = Weights("file", config["weights"], Path(path)) if path else Weights("random")
-    model = build_model(method, config["timm"], weights, config["num_classes"], config["seed"])
-    keep = config.get("keep_epochs", False)
-    session = Session(config["seed"], task.device, config["precision"], task.work / "training", task.progress, keep)
-    if "checkpoint" in config:
-        load_checkpoint(model, Path(task.locations.weights[config["checkpoint"]]))
+    path = task.locations.weights.get(config.weights)
+    weights = Weights("file", config.weights, Path(path)) if path else Weights("random")
+    model = build_model(method, config.timm, weights, config.num_classes, config.seed)
+    session = Session(
+        config.seed, task.device, config.precision, task.work / "training", task.progress, config.keep_epochs
+    )
+    if config.checkpoint:
+        load_checkpoint(model, Path(task.locations.weights[config.checkpoint]))
     else:
         method.fit(model, data, session)
     save_model(model, task.out / "model.safetensors")
     for kept in session.folder.glob(EPOCH.format("*")):
         (task.out / kept.name).hardlink_to(kept)
     (task.out / "curves.json").write_text(json.dumps(session.curves))
-    (task.out / "parameters.json").write_text(json.dumps(count_parameters(model, config["timm"])))
+    (task.out / "parameters.json").write_text(json.dumps(count_parameters(model, config.timm)))

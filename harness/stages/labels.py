@@ -10,6 +10,7 @@ import numpy as np
 from harness.data.base import Dataset
 from harness.data.index import Picture, index_split
 from harness.stages import Task
+from harness.stages.configs import LabelsConfig
 
 
 def label_matrix(pictures: tuple[Picture, ...], class_ids: list[int], background: str) -> np.ndarray:
@@ -26,20 +27,20 @@ def label_matrix(pictures: tuple[Picture, ...], class_ids: list[int], background
 
 def run(task: Task) -> None:
     """Write `labels.json`: ids, picture sizes and the label matrix, after checking that the pictures are the same."""
-    config = task.config
+    config: LabelsConfig = task.config
     dataset: Dataset = task.dataset()
     index = index_split(
         dataset,
-        config["split"],
-        label_source=config["label_source"],
-        masks=config["masks"],
-        limit=config["limit"],
+        config.split,
+        label_source=config.label_source,
+        masks=config.masks,
+        limit=config.limit,
         cache=Path(task.locations.store) / "cache",
         progress=task.progress,
     )
-    if index.digest != config["content"]:
-        raise RuntimeError(f"the pictures of {dataset.name}/{config['split']} changed since this run began")
-    matrix = label_matrix(index.pictures, config["class_ids"], config["background_label"])
+    if index.digest != config.content:
+        raise RuntimeError(f"the pictures of {dataset.name}/{config.split} changed since this run began")
+    matrix = label_matrix(index.pictures, config.class_ids, config.background_label)
     rows = {
         "ids": index.ids,
         "sizes": [[picture.height, picture.width] for picture in index.pictures],

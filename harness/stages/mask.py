@@ -11,28 +11,30 @@ from torch import Tensor
 
 from harness.data.base import IGNORE, open_rgb, save_mask
 from harness.method import Refiner
-from harness.pseudomask import Rules, open_classes, probabilities
+from harness.pseudomask import open_classes, probabilities
 from harness.registry import Registry
+from harness.rules import Rule
 from harness.stages import SHARD, Task
+from harness.stages.configs import MaskConfig
 from harness.stages.score import read_scores
 
 
 def run(task: Task) -> None:
     """Write an indexed PNG per picture, at its own size, in the dataset's class indices."""
-    config = task.config
-    rules = Rules(**config["rules"])
+    config: MaskConfig = task.config
+    rules = config.rules
     if "curve" in task.node.parents:
-        rules = replace(rules, background=f"fixed:{task.parent('curve').json('curve.json')['threshold']}")
+        rules = replace(rules, background=Rule("fixed", task.parent("curve").json("curve.json")["threshold"]))
     scores = task.parent("score")
     output = scores.json("scores.json")["output"]
     split = task.parent("labels").json("labels.json")
     row = {image_id: number for number, image_id in enumerate(split["ids"])}
     labels = np.array(split["labels"])
     class_of = np.full(256, IGNORE, np.uint8)  # what a position stands for; what stands for none stays unlabelled
-    class_of[: len(config["class_ids"])] = config["class_ids"]
-    refiner = load_refiner(config["refine"], task.registry)
-    start = config["shard"] * SHARD
-    shard = list(read_scores(scores, config["shard"]))
+    class_of[: len(config.class_ids)] = config.class_ids
+    refiner = load_refiner(config.refine, task.registry)
+    start = config.shard * SHARD
+    shard = list(read_scores(scores, config.shard))
     for done, (image_id, maps, presence) in enumerate(shard, 1):
         classes = open_classes(rules, labels[row[image_id]], presence)
         height, width = split["sizes"][row[image_id]]

@@ -21,7 +21,8 @@ from harness.external import find, read_maps
 from harness.method import Method
 from harness.results.store import Artefact
 from harness.stages import SHARD, Task
-from harness.stages.fit import load_model
+from harness.stages.configs import ExternalScoreConfig, ScoreConfig, SelectConfig
+from harness.stages.fit import load_model, model_config
 from harness.training import derive, squash
 
 NATIVE = "native"  # the picture's own size
@@ -48,7 +49,7 @@ def read_scores(scores: Artefact, shard: int) -> Iterator[Scored]:
 def run(task: Task) -> None:
     """Write one safetensors file per shard; finished shards survive a crash."""
     method = task.method()
-    if "external" in task.config or method.output == "labels":
+    if isinstance(task.config, ExternalScoreConfig) or method.output == "labels":
         _copy(task, method)
         return
     split = task.parent("labels").json("labels.json")
@@ -59,7 +60,7 @@ def run(task: Task) -> None:
     with ThreadPoolExecutor(max(1, task.workers)) as pool:
 
         def score(chunk: slice) -> Iterator[Scored]:
-            torch.manual_seed(derive(fitted.manifest["config"]["seed"], "score", chunk.start))
+            torch.manual_seed(derive(model_config(fitted).seed, "score", chunk.start))
             images = opened(pool, task.pictures[chunk])
             return score_pictures(task, method, model, ids[chunk], images, labels[chunk])
 
@@ -69,15 +70,15 @@ def run(task: Task) -> None:
 
 def _copy(task: Task, method: Method) -> None:
     """Write the score maps of a split from a folder; the finished masks of an oracle are the ground truth itself."""
-    config = task.config
-    if config.get("oracle"):
+    config: ScoreConfig | ExternalScoreConfig = task.config
+    if isinstance(config, ScoreConfig):
         kind, path_of = "masks", task.dataset().mask_path
     else:
-        kind, folder = method.params.kind, Path(task.locations.roots[config["external"]])
+        kind, folder = method.params.kind, Path(task.locations.roots[config.external])
         path_of = partial(find, folder, kind)
     ids = task.parent("labels").json("labels.json")["ids"]
     position = np.full(256, IGNORE, np.uint8)  # of a class among those that count
-    position[config["class_ids"]] = np.arange(len(config["class_ids"]))
+    position[config.class_ids] = np.arange(len(config.class_ids))
 
     def read(chunk: slice) -> Iterator[Scored]:
         for image_id in ids[chunk]:
@@ -85,7 +86,7 @@ def _copy(task: Task, method: Method) -> None:
             if kind == "masks":
                 yield image_id, position[open_mask(path)][None], None
             else:
-                yield image_id, read_maps(path, len(config["class_ids"]), method.background, method.output), None
+                yield image_id, read_maps(path, len(config.class_ids), method.background, method.output), None
 
     write_scores(task, len(ids), read)
     (task.out / "scores.json").write_text(json.dumps({"output": method.output, "background": method.background}))
@@ -120,18 +121,18 @@ def score_pictures(
     task: Task, method: Method, model: nn.Module, ids: list[str], pictures: Iterator[np.ndarray], labels: Tensor
 ) -> Iterator[Scored]:
     """Yield the score maps of some pictures, at the size, scales and mirroring of the stage's configuration."""
-    config = task.config
-    size = config["size"]
+    config: ScoreConfig | SelectConfig = task.config
+    size = config.size
     at_once = batch_size(size)
-    dataset = task.dataset() if config["oracle"] else None
+    dataset = task.dataset() if config.oracle else None
     for start in range(0, len(ids), at_once):
         batch_ids = ids[start : start + at_once]
         images = [next(pictures) for _ in batch_ids]
-        given = labels[start : start + at_once].to(task.device) if config["labels_given"] else None
+        given = labels[start : start + at_once].to(task.device) if config.labels_given else None
         if dataset is not None:
             truths = [open_mask(dataset.mask_path(i)) for i in batch_ids]
-            given = _one_hot(truths, config["class_ids"], _sides(images[0], size, 1.0))
-        with torch.set_grad_enabled(method.needs_grad), task.autocast(config["precision"]):
+            given = _one_hot(truths, config.class_ids, _sides(images[0], size, 1.0))
+        with torch.set_grad_enabled(method.needs_grad), task.autocast(config.precision):
             maps, presence = _by_parts(task, method, model, images, given)
         for image_id, index in zip(batch_ids, range(len(batch_ids)), strict=True):
             yield image_id, _half(maps[index]), None if presence is None else _half(presence[index])
@@ -154,11 +155,11 @@ def _by_parts(
     task: Task, method: Method, model: nn.Module, images: list[np.ndarray], given: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Return what `merged_scores` does, picture by picture where the device has no memory for all at once."""
-    size, scales, flip = (task.config[name] for name in ("size", "scales", "flip"))
+    config: ScoreConfig | SelectConfig = task.config
 
     def score(part: slice) -> tuple[Tensor, Tensor | None]:
         labels = None if given is None else given[part]
-        return merged_scores(method, model, images[part], labels, size, scales, flip, task.device)
+        return merged_scores(method, model, images[part], labels, config.size, config.scales, config.flip, task.device)
 
     try:
         return score(slice(None))

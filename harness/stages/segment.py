@@ -7,6 +7,7 @@ import torch
 
 from harness.data.base import open_rgb, save_mask
 from harness.stages import SHARD, Task
+from harness.stages.configs import SegmentConfig, VerifyConfig
 from harness.stages.mask import best_channel, load_refiner
 from harness.stages.verify import load_verifier, recipe_of
 
@@ -15,17 +16,17 @@ def run(task: Task) -> None:
     """Write an indexed PNG per picture, at its own size, in the dataset's class indices."""
     from harness.deeplab.model import probabilities
 
-    config = task.config
+    config: SegmentConfig = task.config
     trained = task.parent("verify")
-    recipe = recipe_of(trained.manifest["config"]["recipe"] | config["recipe"])
+    recipe = recipe_of(VerifyConfig.model_validate(trained.manifest["config"]).recipe | config.recipe)
     model = load_verifier(trained).to(task.device)
-    refiner = load_refiner(config["refine"], task.registry)
-    class_of = np.array(config["class_ids"], np.uint8)
-    start = config["shard"] * SHARD
+    refiner = load_refiner(config.refine, task.registry)
+    class_of = np.array(config.class_ids, np.uint8)
+    start = config.shard * SHARD
     ids = task.parent("labels").json("labels.json")["ids"][start : start + SHARD]
     for done, (image_id, path) in enumerate(zip(ids, task.pictures, strict=True), 1):
         image = torch.from_numpy(open_rgb(path).copy()).permute(2, 0, 1)[None].to(task.device)
-        with task.autocast(config["precision"]):
+        with task.autocast(config.precision):
             scored = probabilities(model, image, recipe)[0].float().cpu()
         save_mask(task.out / f"{image_id}.png", class_of[best_channel(scored, refiner, path)])
         task.progress(done, len(ids))

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from harness.data.base import open_mask
 from harness.metrics import Confusions, confusion, mean_iou
-from harness.pseudomask import Rules, open_classes, probabilities
+from harness.pseudomask import open_classes, probabilities
 from harness.stages import Task
+from harness.stages.configs import SelectConfig
 from harness.stages.fit import EPOCH, load_model
 from harness.stages.score import Scored, opened, score_pictures
 
@@ -33,7 +34,7 @@ def run(task: Task) -> None:
     split = task.parent("labels").json("labels.json")
     ids, labels = split["ids"], torch.tensor(split["labels"], dtype=torch.float32)
     epochs = sorted(path.name for path in fitted.path.glob(EPOCH.format("*")))
-    judge = _by_pixels if task.config["rule"] == "val_pixels" else _by_labels
+    judge = _by_pixels if task.config.rule == "val_pixels" else _by_labels
     scores: list[float] = []
     with ThreadPoolExecutor(max(1, task.workers)) as pool:
         for number, name in enumerate(epochs):
@@ -41,13 +42,13 @@ def run(task: Task) -> None:
             task.progress(number, len(epochs))
             pictures = opened(pool, task.pictures)
             scores.append(judge(task, score_pictures(task, method, model, ids, pictures, labels)))
-            if exhausted(scores, task.config.get("patience")):
+            if exhausted(scores, task.config.patience):
                 break
     best = int(np.argmax(scores)) if scores else 0
     shutil.copyfile(fitted.file(epochs[best] if epochs else "model.safetensors"), task.out / "model.safetensors")
     for name in ("curves.json", "parameters.json"):
         shutil.copyfile(fitted.file(name), task.out / name)
-    choice = {"rule": task.config["rule"], "split": task.config["split"], "scores": scores, "epoch": best + 1}
+    choice = {"rule": task.config.rule, "split": task.config.split, "scores": scores, "epoch": best + 1}
     (task.out / "choice.json").write_text(json.dumps(choice))
 
 
@@ -66,18 +67,18 @@ def _by_labels(task: Task, scored: Iterator[Scored]) -> float:
 
 def _by_pixels(task: Task, scored: Iterator[Scored]) -> float:
     """Return the mIoU of the pseudo-masks, without a refiner."""
-    config = task.config
-    rules = Rules(**config["rules"])
+    config: SelectConfig = task.config
+    rules = config.rules
     dataset, method = task.dataset(), task.method()
     split = task.parent("labels").json("labels.json")
-    class_ids = np.array(config["class_ids"])
+    class_ids = np.array(config.class_ids)
 
     def matrices() -> Iterator[np.ndarray]:
         for number, (image_id, maps, presence) in enumerate(scored):
             classes = open_classes(rules, np.array(split["labels"][number]), presence)
             best = probabilities(maps, classes, split["sizes"][number], rules, method.output).argmax(0).numpy()
             mask = class_ids[np.array([0, *classes])[best]]
-            yield confusion(open_mask(dataset.mask_path(image_id)), mask, config["class_ids"])
+            yield confusion(open_mask(dataset.mask_path(image_id)), mask, config.class_ids)
 
     return float(mean_iou(Confusions.gather(matrices(), len(class_ids)).counts().sum(0)))
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from harness.deeplab.recipe import Recipe
 from harness.results.store import Artefact
 from harness.stages import SHARD, Task
+from harness.stages.configs import VerifyConfig
 from harness.training import Session, derive, save_model
 
 if TYPE_CHECKING:
@@ -25,22 +26,22 @@ def run(task: Task) -> None:
     from harness.deeplab.trainer import train
     from harness.deeplab.weights import initialise
 
-    config = task.config
-    recipe = recipe_of(config["recipe"])
+    config: VerifyConfig = task.config
+    recipe = recipe_of(config.recipe)
     masks = pseudo_masks(task)
-    torch.manual_seed(derive(config["seed"], "verifier"))
-    model = build(recipe, len(config["class_ids"]))
-    file = task.locations.weights.get(config["weights"])
+    torch.manual_seed(derive(config.seed, "verifier"))
+    model = build(recipe, len(config.class_ids))
+    file = task.locations.weights.get(config.weights)
     start = initialise(model, recipe, recipe.init, Path(file) if file else None)
-    data = PseudoMasks(task.pictures, masks, config["class_ids"], recipe, config["seed"])
-    session = Session(config["seed"], task.device, config["precision"], task.work / "training", task.progress)
+    data = PseudoMasks(task.pictures, masks, config.class_ids, recipe, config.seed)
+    session = Session(config.seed, task.device, config.precision, task.work / "training", task.progress)
     train(model, parameter_groups(model, recipe), data, recipe, session, task.workers)
     save_model(model, task.out / "model.safetensors")
     (task.out / "curves.json").write_text(json.dumps(session.curves))
     facts = start | {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_on": len(masks),
-        "ignored": ignored_share(masks, config["class_ids"]),
+        "ignored": ignored_share(masks, config.class_ids),
     }
     (task.out / "verifier.json").write_text(json.dumps(facts))
 
@@ -61,7 +62,7 @@ def load_verifier(trained: Artefact) -> DeepLabV2:
     """Build a trained verifier, ready for inference."""
     from harness.deeplab.model import build
 
-    config = trained.manifest["config"]
-    model = build(recipe_of(config["recipe"]), len(config["class_ids"]))
+    config = VerifyConfig.model_validate(trained.manifest["config"])
+    model = build(recipe_of(config.recipe), len(config.class_ids))
     model.load_state_dict(load_file(trained.file("model.safetensors")))
     return model.eval()

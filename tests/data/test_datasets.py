@@ -12,7 +12,7 @@ from harness.data.index import SplitIndex, index_split
 from harness.data.toy import Toy, ToyHard
 from harness.data.voc import VOC12, VOC12Animals
 from harness.errors import UserError
-from harness.run.plan import open_dataset
+from harness.inputs import open_dataset
 
 
 class Small(Toy):

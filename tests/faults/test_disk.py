@@ -10,7 +10,8 @@ from pathlib import Path
 SCRIPT = """
 import resource, sys
 from pathlib import Path
-from harness.run.plan import Planner
+from harness.inputs import Inputs
+from harness.run.plan import plan_cells
 from harness.registry import Registry
 from harness.spec import Grid, expand
 from harness.results.store import Store
@@ -23,7 +24,7 @@ store = Store(Path("results"), create=True)
 registry = Registry()
 grid = Grid(methods="cam", backbones="timm:test_vit", limit=4,
             set={"cam.image_size": 32, "cam.inference_size": 32, "cam.epochs": 1, "cam.batch_size": 4})
-plan = Planner(registry, Path("results"), None).plan(expand([grid], registry))
+plan = plan_cells(expand([grid], registry), Inputs(registry, Path("results"), None))
 stages = set()
 for node in plan.nodes.values():
     limit(int(sys.argv[1]))
