@@ -10,8 +10,9 @@ from benchmarks.cells import method_of, plan, run_stage, the_stage
 from benchmarks.row import Aim, Row, Setting, Values, seconds
 from harness import Batch, Step
 from harness.backbones import Weights
+from harness.loader import TrainingData
+from harness.seeds import derive
 from harness.stages.fit import build_model
-from harness.training import TrainingData, derive
 
 
 def rows(at: Setting) -> list[Row]:

@@ -21,13 +21,13 @@ from harness import Batch, Step
 from harness.backbones import Weights
 from harness.crf import CRFParams, dense_crf
 from harness.data.base import open_rgb, save_mask
+from harness.loader import squash
 from harness.pseudomask import open_classes, probabilities
 from harness.run.plan import Plan
 from harness.run.worker import run_node
 from harness.stages import Task
 from harness.stages.fit import build_model, load_model
 from harness.stages.score import batch_size, read_scores
-from harness.training import squash
 
 
 def rows(at: Setting) -> list[Row]:

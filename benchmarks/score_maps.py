@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 from benchmarks.cells import forget, method_of, plan, run_stage, store_of, the_stage
 from benchmarks.row import Aim, Row, Setting, rate, seconds
 from harness.data.base import open_rgb
+from harness.loader import squash
 from harness.stages.fit import load_model
 from harness.stages.score import batch_size
 from harness.torchvision_ops import ensure_importable
-from harness.training import squash
 
 
 def rows(at: Setting) -> list[Row]:

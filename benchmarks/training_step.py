@@ -13,9 +13,11 @@ from benchmarks.row import Aim, Row, Setting, rate, seconds
 from harness import Batch, Step
 from harness.backbones import Weights
 from harness.data.base import open_rgb
+from harness.loader import TrainingData, squash
+from harness.seeds import derive
 from harness.stages import Task
 from harness.stages.fit import build_model
-from harness.training import Session, TrainingData, derive, squash
+from harness.training import Session
 
 
 def rows(at: Setting) -> list[Row]:

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.cell import RunSpec as RunSpec
     from harness.data.base import Dataset as Dataset
+    from harness.loader import TrainingData as TrainingData
     from harness.method import Method as Method
     from harness.method import Params as Params
     from harness.method import Refiner as Refiner
     from harness.method import RefinerParams as RefinerParams
     from harness.method import TrainParams as TrainParams
+    from harness.phases import Augment as Augment
     from harness.phases import Batch as Batch
     from harness.phases import Phase as Phase
     from harness.phases import Step as Step
     from harness.report.dataframe import load_results as load_results
     from harness.training import Session as Session
-    from harness.training import TrainingData as TrainingData
 
 _HOMES = {
+    "Augment": "harness.phases",
     "Batch": "harness.phases",
     "Dataset": "harness.data.base",
     "Method": "harness.method",
@@ -32,7 +34,7 @@ _HOMES = {
     "Session": "harness.training",
     "Step": "harness.phases",
     "TrainParams": "harness.method",
-    "TrainingData": "harness.training",
+    "TrainingData": "harness.loader",
     "load_results": "harness.report.dataframe",
 }
 __all__ = sorted(_HOMES)

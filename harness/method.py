@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.cell import RunSpec
+    from harness.loader import TrainingData
     from harness.phases import Batch, Step
-    from harness.training import Session, TrainingData
+    from harness.training import Session
 
 
 class Params(Frozen):
@@ -136,6 +137,9 @@ class Method:
         from harness.training import train
 
         train(self, model, data, session)
+
+    def start_phase(self, model: Any, data: TrainingData, phase: int) -> None:
+        """Look at the fit split before a phase begins; what is found belongs into buffers of the model."""
 
     def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return the named losses of a batch; their sum is minimised."""

@@ -3,39 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Augment:
+    """How an image becomes a training image: as data, so that it stands in the record. Drawn by `harness.augment`.
+
+    Attributes
+    ----------
+    size : int
+        Side in pixels of the square that is cut out or squashed to.
+    resize : {"squash", "long_side", "scale", "area"}
+        What happens before: the aspect is lost; the long side is drawn from `range`, in pixels; or a scale is; both
+        are then cropped at a random place, with padding where the image is smaller. `area`: a crop with a share of the
+        area that is drawn from `range`, resized to the square.
+    range : tuple of float
+    flip : float
+        How often an image is mirrored.
+    jitter : tuple of float
+        Brightness, contrast, saturation and hue, as of torchvision's `ColorJitter`.
+    """
+
+    size: int
+    resize: Literal["squash", "long_side", "scale", "area"] = "squash"
+    range: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
 class Batch:
-    """What a training step sees. Never a mask.
+    """What a training step sees. Never ground truth.
 
     Attributes
     ----------
     images : Tensor
-        (B, 3, H, W) float RGB in [0, 1], not normalised, at the size that the method asked for.
+        (B, 3, H, W) float RGB in [0, 1], not normalised, at the size that the phase asks for; 0 on padding.
     labels : Tensor
         (B, num_classes) multi-hot float; column 0 is the background.
     ids : list of str
+    valid : Tensor
+        (B, 1, H, W) bool; false on padding. The training loop always gives it.
+    pseudo : Tensor or None
+        (B, n, H, W) int64 class positions of the pseudo-masks that `learns_from` names, in its order; 255 where
+        nothing is known. None where it names none.
     """
 
     images: Tensor
     labels: Tensor
     ids: list[str]
+    valid: Any = None
+    pseudo: Any = None
+
+    def to(self, device: str) -> Batch:
+        """Return the batch on a device."""
+        valid, pseudo = (None if part is None else part.to(device) for part in (self.valid, self.pseudo))
+        return Batch(self.images.to(device), self.labels.to(device), self.ids, valid, pseudo)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands: `epoch` of `epochs`, `iteration` of `total` over the whole training."""
+    """Where training stands: `epoch` of `epochs`, `iteration` of `total` over the whole training; `phase` from 0."""
 
     epoch: int
     epochs: int
     iteration: int
     total: int
+    phase: int = 0
 
 
 def constant(progress: float) -> float:
@@ -57,7 +96,15 @@ class Phase:
     options : dict
         Further arguments of the optimiser.
     schedule : callable
-        Maps the progress through the phase, in [0, 1), to a factor on every learning rate.
+        Maps the progress through the phase, in [0, 1), by iterations, to a factor on every learning rate.
+    augment : Augment or None
+        How images are drawn; None squashes them to `params.image_size`.
+    batch_size : int or None
+        None takes `params.batch_size`.
+    odds : callable or None
+        Turns (N, num_classes) labels into (N,) odds with which images are drawn; None draws each once an epoch.
+    clip_norm : float or None
+        The largest norm of the gradient of all parameters together.
     """
 
     epochs: int
@@ -65,3 +112,19 @@ class Phase:
     optimizer: str = "Adam"
     options: dict[str, Any] = field(default_factory=dict)
     schedule: Callable[[float], float] = constant
+    augment: Augment | None = None
+    batch_size: int | None = None
+    odds: Callable[[Tensor], Tensor] | None = None
+    clip_norm: float | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a record says of the phase."""
+        return {
+            "epochs": self.epochs,
+            "optimizer": self.optimizer,
+            "options": self.options,
+            "lr": [group.get("lr") for group in self.groups],
+            "augment": asdict(self.augment) if self.augment else None,
+            "batch_size": self.batch_size,
+            "clip_norm": self.clip_norm,
+        }

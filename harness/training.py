@@ -2,92 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.data.base import open_rgb
 from harness.errors import HarnessError
-from harness.phases import Batch, Phase, Step
+from harness.loader import TrainingData
+from harness.phases import Augment, Batch, Phase, Step
+from harness.seeds import derive
 
 EPOCH = "epoch-{}.safetensors"
 _CHECKPOINT = "checkpoint.pt"
 _MAX_CHECKPOINT_SHARE = 0.05  # of the training time
 
 
-def derive(seed: int, *names: object) -> int:
-    """Return a seed of its own for each use, from the run's seed."""
-    text = json.dumps([seed, *map(str, names)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
-
-
-def squash(image: np.ndarray, sides: tuple[int, int]) -> Tensor:
-    """Return (3, *sides) float in [0, 1] of an (H, W, 3) uint8 picture; bilinear with antialiasing, aspect lost."""
-    resized = Image.fromarray(image).resize(sides[::-1], Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float().div_(255)
-
-
-class TrainingData:
-    """The pictures and image labels of the fit split. It has no way to a mask.
-
-    Attributes
-    ----------
-    ids : list of str
-    labels : Tensor
-        (N, num_classes) multi-hot float; column 0 is the background.
-    """
-
-    def __init__(self, ids: list[str], labels: Tensor, paths: list[Path], workers: int = 0) -> None:
-        self.ids = ids
-        self.labels = labels
-        self._paths = paths
-        self._workers = workers
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def batches(self, size: int, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Yield one epoch of shuffled batches, squashed to `size`; a last, smaller batch is left out."""
-        loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
-            _Pictures(self._paths, size),
-            batch_size=min(batch_size, len(self)),
-            shuffle=True,
-            drop_last=True,
-            num_workers=self._workers,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for images, index in loader:
-            yield Batch(images, self.labels[index], [self.ids[i] for i in index.tolist()])
-
-
-class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    def __init__(self, paths: list[Path], size: int) -> None:
-        self.paths = paths
-        self.size = size
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return squash(open_rgb(self.paths[index]), (self.size, self.size)), index
-
-
 class Trainable(Protocol):
-    """What the loop trains: a method."""
+    """What the loop trains: a method, or a refiner."""
 
     params: Any
+
+    def start_phase(self, model: Any, data: TrainingData, phase: int) -> None:
+        """Look at the fit split before a phase begins."""
 
     def phases(self, model: Any) -> list[Phase]:
         """Return the phases of training."""
@@ -108,11 +51,13 @@ class Session:
     folder : Path
         Where checkpoints are kept; what stands there is resumed.
     progress : callable
-        Told (iterations done, iterations in all, {loss: value}).
+        Called with (iterations done, iterations in all, {loss: value}).
     keep_epochs : bool
         Whether to keep the model of every epoch.
     curves : list of dict
         Mean losses of each epoch; filled in by training.
+    phases : list of dict
+        What the record says of each phase; filled in by training.
     """
 
     seed: int
@@ -122,6 +67,7 @@ class Session:
     progress: Callable[[int, int, dict[str, float]], None]
     keep_epochs: bool = False
     curves: list[dict[str, float]] = field(default_factory=list)
+    phases: list[dict[str, Any]] = field(default_factory=list)
 
     def autocast(self) -> Any:
         """Return the context in which the model runs."""
@@ -138,6 +84,9 @@ def train(method: Trainable, model: nn.Module, data: TrainingData, session: Sess
     """
     model.to(session.device)
     phases = method.phases(model)
+    session.phases = [phase.facts() for phase in phases]
+    lengths = [_steps_per_epoch(method, phase, data) for phase in phases]
+    total = sum(phase.epochs * length for phase, length in zip(phases, lengths, strict=True))
     epochs = sum(phase.epochs for phase in phases)
     checkpoint = _load_checkpoint(session)
     start = 0
@@ -145,15 +94,19 @@ def train(method: Trainable, model: nn.Module, data: TrainingData, session: Sess
         model.load_state_dict(checkpoint["model"])
         start = checkpoint["epoch"]
     saved_at, save_seconds = time.monotonic(), 0.0
-    first = 0
-    for phase in phases:
+    first = before = 0
+    for number, (phase, length) in enumerate(zip(phases, lengths, strict=True)):
         end = first + phase.epochs
         if start < end:
+            if start <= first:
+                method.start_phase(model, data, number)
             optimizer = _start(phase, model)
             if checkpoint and start > first:
                 optimizer.load_state_dict(checkpoint["optimizer"])
             for epoch in range(max(first, start), end):
-                _epoch(method, model, optimizer, _Place(phase, first, epoch, epochs), data, session)
+                done = before + (epoch - first) * length
+                place = _Place(phase, number, first, Step(epoch, epochs, done, total, number), length)
+                _epoch(method, model, optimizer, place, data, session)
                 if session.keep_epochs:
                     save_model(model, session.folder / EPOCH.format(f"{epoch + 1:03d}"))
                 if epoch + 1 < epochs and time.monotonic() - saved_at > save_seconds / _MAX_CHECKPOINT_SHARE:
@@ -161,17 +114,32 @@ def train(method: Trainable, model: nn.Module, data: TrainingData, session: Sess
                     _save_checkpoint(session, epoch + 1, model, optimizer)
                     saved_at = time.monotonic()
                     save_seconds = saved_at - started
-        first = end
+        first, before = end, before + phase.epochs * length
 
 
 @dataclass(frozen=True)
 class _Place:
-    """An epoch of `epochs`, in a phase that began with epoch `first`."""
+    """An epoch: in which phase, that began with epoch `first`; its first step, and how many batches it has."""
 
     phase: Phase
+    number: int
     first: int
-    epoch: int
-    epochs: int
+    start: Step
+    length: int
+
+
+def _steps_per_epoch(method: Trainable, phase: Phase, data: TrainingData) -> int:
+    """Return the batches of an epoch.
+
+    Those that do not fill a last step of the optimiser are left out, as a last, smaller batch is.
+    """
+    batches = len(data) // (phase.batch_size or method.params.batch_size)
+    accumulate = _accumulate(method, batches)
+    return max(1, batches // accumulate * accumulate)
+
+
+def _accumulate(method: Trainable, batches: int) -> int:
+    return min(getattr(method.params, "accumulate", 1), max(1, batches))
 
 
 def _start(phase: Phase, model: nn.Module) -> torch.optim.Optimizer:
@@ -195,40 +163,40 @@ def _epoch(
     data: TrainingData,
     session: Session,
 ) -> None:
-    """Train one epoch; everything random in it follows from the seed and the epoch alone.
-
-    Batches that do not fill a last step of the optimiser are left out, as a last, smaller batch is.
-    """
-    params = method.params
-    accumulate = min(params.accumulate, max(1, len(data) // params.batch_size))
-    per_epoch = max(1, len(data) // params.batch_size // accumulate * accumulate)
-    meter = _Meter(session, at, per_epoch)
-    torch.manual_seed(derive(session.seed, "epoch", at.epoch))
+    """Train one epoch; everything random in it follows from the seed and the epoch alone."""
+    params, phase, start = method.params, at.phase, at.start
+    batch_size = phase.batch_size or params.batch_size
+    accumulate = _accumulate(method, len(data) // batch_size)
+    augment = phase.augment or Augment(params.image_size)
+    meter = _Meter(session, at)
+    torch.manual_seed(derive(session.seed, "epoch", start.epoch))
     model.train()
-    batches = data.batches(params.image_size, params.batch_size, derive(session.seed, "order", at.epoch))
-    for index, batch in enumerate(itertools.islice(batches, per_epoch)):
-        progress = (at.epoch - at.first + index / per_epoch) / at.phase.epochs
+    batches = data.batches(augment, batch_size, derive(session.seed, "order", start.epoch), phase.odds)
+    for index, batch in enumerate(itertools.islice(batches, at.length)):
+        progress = (start.epoch - at.first + index / at.length) / phase.epochs
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * at.phase.schedule(progress)
-        batch = Batch(batch.images.to(session.device), batch.labels.to(session.device), batch.ids)
-        step = Step(at.epoch, at.epochs, at.epoch * per_epoch + index, at.epochs * per_epoch)
+            group["lr"] = group["base_lr"] * phase.schedule(progress)
+        step = replace(start, iteration=start.iteration + index)
         with session.autocast():
-            losses = method.training_step(model, batch, step)
+            losses = method.training_step(model, batch.to(session.device), step)
         (torch.stack(list(losses.values())).sum() / accumulate).backward()
         if (index + 1) % accumulate == 0:
+            if phase.clip_norm:
+                nn.utils.clip_grad_norm_(
+                    [p for group in optimizer.param_groups for p in group["params"]], phase.clip_norm
+                )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         meter.add(losses)
-    session.curves.append({"epoch": at.epoch + 1, "lr": optimizer.param_groups[0]["lr"], **meter.means()})
+    session.curves.append({"epoch": start.epoch + 1, "lr": optimizer.param_groups[0]["lr"], **meter.means()})
 
 
 class _Meter:
     """Means of the losses of an epoch, fetched from the device only now and then."""
 
-    def __init__(self, session: Session, at: _Place, per_epoch: int) -> None:
+    def __init__(self, session: Session, at: _Place) -> None:
         self.session = session
-        self.at = at
-        self.per_epoch = per_epoch
+        self.start = at.start
         self.count = 0
         self.names: list[str] = []
         self.sums = torch.zeros(0)
@@ -241,14 +209,14 @@ class _Meter:
         self.count += 1
         if time.monotonic() - self.shown > 0.5:
             self.shown = time.monotonic()
-            done = self.at.epoch * self.per_epoch + self.count
-            self.session.progress(done, self.at.epochs * self.per_epoch, {"epoch": self.at.epoch + 1, **self.means()})
+            done = self.start.iteration + self.count
+            self.session.progress(done, self.start.total, {"epoch": self.start.epoch + 1, **self.means()})
 
     def means(self) -> dict[str, float]:
         means = dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
         if not all(math.isfinite(value) for value in means.values()):
             values = ", ".join(f"{name} {value:g}" for name, value in means.items())
-            raise HarnessError(f"a loss is not finite in epoch {self.at.epoch + 1}: {values}")
+            raise HarnessError(f"a loss is not finite in epoch {self.start.epoch + 1}: {values}")
         return means
 
 

@@ -18,9 +18,9 @@ ACCEPTED = Path(__file__).with_suffix(".json")
 _VERIFIER = [f"deeplab/{name}.py" for name in ("head", "model", "networks", "recipe", "segmentor")]
 SOURCES = {
     "labels": ["stages/labels.py", "data/index.py", "data/voc.py", "data/base.py"],
-    "fit": ["stages/fit.py", "training.py", "backbones.py", "data/base.py"],
+    "fit": ["stages/fit.py", "training.py", "loader.py", "augment.py", "backbones.py", "data/base.py"],
     "select": ["stages/select.py", "stages/score.py", "pseudomask.py", "metrics.py", "data/base.py"],
-    "score": ["stages/score.py", "stages/fit.py", "training.py", "backbones.py", "external.py", "data/base.py"],
+    "score": ["stages/score.py", "stages/fit.py", "loader.py", "backbones.py", "external.py", "data/base.py"],
     "curve": ["stages/curve.py", "pseudomask.py", "metrics.py", "data/base.py"],
     "mask": ["stages/mask.py", "pseudomask.py", "crf.py", "data/base.py"],
     "verify": [

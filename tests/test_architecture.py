@@ -24,9 +24,11 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "files", "archive", "run.watchdog"},
     {"strict"},
-    {"registry", "torchvision_ops", "provenance", "results.lease", "rules", "phases"},
+    {"registry", "torchvision_ops", "provenance", "results.lease", "rules", "phases", "seeds"},
     {"data", "protocol", "deeplab.recipe"},
-    {"training", "cell"},
+    {"augment", "cell"},
+    {"loader"},
+    {"training"},
     {"method"},
     {"metrics", "pseudomask", "crf", "backbones", "results.store", "effective", "external", "deeplab"},
     {"spec", "bootstrap", "parameter_count"},
@@ -55,7 +57,7 @@ DOORS = {
     "matplotlib": {"harness.report.figures.canvas"},
     "scipy": {"harness.data.prepare.voc"},
     "pycocotools": {"harness.data.prepare.coco"},
-    "torchvision": {"harness.doctor"},
+    "torchvision": {"harness.augment", "harness.doctor"},
     "huggingface_hub": {"harness.backbones"},
 }
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from harness import Batch, Method, Phase, Session, Step, TrainingData, TrainParams
 from harness.errors import HarnessError
-from harness.training import derive, squash, train
+from harness.loader import squash
+from harness.seeds import derive
+from harness.training import train
 
 
 class Linear(Method):
@@ -85,7 +87,7 @@ def test_a_training_cut_off_after_any_epoch_goes_on_to_the_same_weights(
     real = training._epoch
 
     def cut(method, model, optimizer, at, *rest) -> None:  # type: ignore[no-untyped-def]
-        if at.epoch >= epochs_done:
+        if at.start.epoch >= epochs_done:
             raise KeyboardInterrupt
         real(method, model, optimizer, at, *rest)
 

@@ -23,6 +23,7 @@ from harness.check.watch import Deeds, watched
 from harness.data.base import Dataset, open_rgb
 from harness.data.index import index_split
 from harness.inputs import Inputs, open_dataset
+from harness.loader import TrainingData, squash
 from harness.method import Method
 from harness.phases import Batch, Step
 from harness.registry import Entry, Registry
@@ -33,7 +34,7 @@ from harness.run.worker import run_node
 from harness.spec import Grid, expand
 from harness.stages.fit import build_model, new_backbone
 from harness.stages.labels import label_matrix
-from harness.training import Session, TrainingData, squash
+from harness.training import Session
 
 BACKBONES = {"vit": "test_vit", "cnn": "test_resnet"}  # timm's own, of 0.3 million parameters
 SIDE = 64

@@ -14,7 +14,7 @@ from torch.nn import functional
 from harness.data.base import IGNORE, open_mask, open_rgb
 from harness.deeplab.mm import DATASETS, PixelData, SegDataSample
 from harness.deeplab.recipe import Recipe
-from harness.training import derive
+from harness.seeds import derive
 
 
 class Positions(torch.utils.data.Sampler[tuple[int, int]]):

@@ -16,7 +16,8 @@ from harness.deeplab.data import Positions, PseudoMasks
 from harness.deeplab.mm import Hook, OptimWrapper, Runner, pseudo_collate
 from harness.deeplab.recipe import Recipe, learning_rate
 from harness.errors import HarnessError
-from harness.training import Session, derive
+from harness.seeds import derive
+from harness.training import Session
 
 CHECKPOINT = "checkpoint.pth"
 _POINTS = 100  # of a curve; checkpoints are kept at some of them

@@ -11,12 +11,14 @@ from torch import nn
 
 from harness.backbones import DEFAULT_STRIDE, Backbone, Weights, build_backbone, family, read_state
 from harness.errors import UserError
+from harness.loader import TrainingData
 from harness.method import Method
 from harness.parameter_count import count_parameters
 from harness.results.store import Artefact
+from harness.seeds import derive
 from harness.stages import Task
 from harness.stages.configs import FitConfig, MethodConfig, SelectConfig
-from harness.training import EPOCH, Session, TrainingData, derive, save_model
+from harness.training import EPOCH, Session, save_model
 
 
 def build_model(method: Method, identifier: str, weights: Weights, num_classes: int, seed: int) -> nn.Module:

@@ -18,12 +18,13 @@ from torch.nn import functional
 
 from harness.data.base import IGNORE, open_mask, open_rgb
 from harness.external import find, read_maps
+from harness.loader import squash
 from harness.method import Method
 from harness.results.store import Artefact
+from harness.seeds import derive
 from harness.stages import SHARD, Task
 from harness.stages.configs import ExternalScoreConfig, ScoreConfig, SelectConfig
 from harness.stages.fit import load_model, model_config
-from harness.training import derive, squash
 
 NATIVE = "native"  # the picture's own size
 PATCH = 16  # a native size is rounded to whole ones

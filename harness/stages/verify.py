@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from harness.deeplab.recipe import Recipe
 from harness.results.store import Artefact
+from harness.seeds import derive
 from harness.stages import SHARD, Task
 from harness.stages.configs import VerifyConfig
-from harness.training import Session, derive, save_model
+from harness.training import Session, save_model
 
 if TYPE_CHECKING:
     from harness.deeplab.segmentor import DeepLabV2

@@ -22,7 +22,7 @@ from harness.data.decoded import DecodedPictures, decoded_folder
 from harness.data.index import SplitIndex, index_split
 from harness.data.toy import Toy
 from harness.errors import UserError
-from harness.training import TrainingData
+from harness.loader import TrainingData
 from tests.conftest import TINY, Run
 from tests.faults.conftest import outcome, wait_until
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from harness.data.base import open_rgb
+from harness.loader import TrainingData
 from harness.stages.score import opened
-from harness.training import TrainingData
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores, on purpose
