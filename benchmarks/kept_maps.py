@@ -82,7 +82,7 @@ def _dense(planned: Any, score: Any, evaluate: Any, at: Setting) -> Any:
     split = store.need("labels", score.parents["labels"]).json("labels.json")
     rules = planned.nodes[evaluate.parents["mask"]].config.rules
     method = method_of(planned)
-    model = load_model(method, store.need("fit", score.parents["fit"])).to(at.device)
+    model = load_model(Registry(), method, store.need("fit", score.parents["fit"])).to(at.device)
     dataset = Registry().load("dataset", at.dataset)(at.root)
     paths, size = planned.locations_of(score).pictures, score.config.size
     at_once = batch_size(size)

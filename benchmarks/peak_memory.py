@@ -109,7 +109,7 @@ def main(side: str, file: str) -> None:
 def _made_by_us(task: Task) -> int:
     artefact = task.store.need(task.node.stage, task.node.key)
     if task.node.stage == "fit":
-        return len(load_model(task.method(), artefact).state_dict())
+        return len(load_model(task.registry, task.method(), artefact).state_dict())
     if task.node.stage == "score":
         return sum(1 for _ in read_scores(artefact, 0))
     return len(list(artefact.path.glob("*.png")))
@@ -152,7 +152,7 @@ def _fit(task: Task) -> int:
 def _score(task: Task) -> int:
     """Score picture after picture and save each file, as a repository's script does; in batches of the harness."""
     method, size = task.method(), task.config.size
-    model = load_model(method, task.parent("fit")).to(task.device)
+    model = load_model(task.registry, method, task.parent("fit")).to(task.device)
     for start in range(0, len(task.pictures), batch_size(size)):
         paths = task.pictures[start : start + batch_size(size)]
         images = torch.stack([squash(open_rgb(path), (size, size)) for path in paths]).to(task.device)

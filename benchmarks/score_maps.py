@@ -13,6 +13,7 @@ from benchmarks.cells import forget, method_of, plan, run_stage, store_of, the_s
 from benchmarks.row import Aim, Row, Setting, rate, seconds
 from harness.data.base import open_rgb
 from harness.loader import squash
+from harness.registry import Registry
 from harness.stages.fit import load_model
 from harness.stages.score import batch_size
 from harness.torchvision_ops import ensure_importable
@@ -26,7 +27,7 @@ def rows(at: Setting) -> list[Row]:
     node = the_stage(planned, "score", "val")
     run_stage(planned, node, at)
     fitted = store_of(planned).need("fit", node.parents["fit"])
-    model: Any = load_model(method_of(planned), fitted)
+    model: Any = load_model(Registry(), method_of(planned), fitted)
     paths = [Path(path) for path in planned.locations_of(node).pictures]
     images = torch.stack([squash(open_rgb(path), (size, size)) for path in paths])
     normal = (images - model.backbone.mean) / model.backbone.std
@@ -55,7 +56,7 @@ def rows(at: Setting) -> list[Row]:
 
     def facts() -> dict[str, str]:
         reading = seconds(lambda: [squash(open_rgb(path), (size, size)) for path in paths])[0]
-        building = seconds(lambda: load_model(method_of(planned), fitted))[0]
+        building = seconds(lambda: load_model(Registry(), method_of(planned), fitted))[0]
         manifest = store_of(planned).need("score", node.key).manifest
         return {
             "floor: forward of the backbone, ms a picture": f"{1e3 * seconds(forward, at.device)[0] / len(paths):.0f}",

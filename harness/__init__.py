@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from harness.method import Params as Params
     from harness.method import Refiner as Refiner
     from harness.method import RefinerParams as RefinerParams
+    from harness.method import TrainedRefinerParams as TrainedRefinerParams
     from harness.method import TrainParams as TrainParams
     from harness.phases import Augment as Augment
     from harness.phases import Batch as Batch
@@ -34,6 +35,7 @@ _HOMES = {
     "Session": "harness.training",
     "Step": "harness.phases",
     "TrainParams": "harness.method",
+    "TrainedRefinerParams": "harness.method",
     "TrainingData": "harness.loader",
     "load_results": "harness.report.dataframe",
 }

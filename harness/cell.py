@@ -17,8 +17,9 @@ class RunSpec(Frozen):
     """One cell of the grid: everything that was asked for, with every default filled in.
 
     `weights` is `random`, `hub`, `file` or `none`; which file is the record's business, by its hash. `checkpoint` says
-    whether the trained model was brought along instead of trained here. `verifier` is the recipe of the verification,
-    and left out where there is none.
+    whether the trained model was brought along instead of trained here. `verifier` is the recipe of the verification;
+    `parent` the method that the cell's method starts from, its parameters, and its own parent; `refiner` the settings
+    of the refiner that were asked for beside its preset's. These three are left out where there are none.
     """
 
     method: str
@@ -31,11 +32,14 @@ class RunSpec(Frozen):
     limit: int | None = None
     checkpoint: bool = False
     verifier: dict[str, Any] | None = None
+    parent: dict[str, Any] | None = None
+    refiner: dict[str, Any] | None = None
 
     @model_serializer(mode="wrap")
-    def _without_verifier(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the verifier where there is none: keys are those from before there was one."""
-        return {key: value for key, value in dump(self).items() if key != "verifier" or value is not None}
+    def _without_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what there is none of: keys are those from before there was any."""
+        optional = ("verifier", "parent", "refiner")
+        return {key: value for key, value in dump(self).items() if key not in optional or value is not None}
 
     @property
     def title(self) -> str:

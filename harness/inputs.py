@@ -12,7 +12,7 @@ from harness.data.index import SplitIndex, index_split
 from harness.data.toy import cache_folder
 from harness.deeplab.recipe import TIMM
 from harness.errors import UserError
-from harness.method import Method
+from harness.method import Method, Refiner
 from harness.registry import Registry
 
 ScanProgress = Callable[[str, int, int], None]
@@ -138,11 +138,11 @@ class Inputs:
         self._folders[content] = str(cell.folder)
         return content
 
-    def backbone(self, method: Method, backbone: str, choice: str) -> tuple[str, Any]:
-        """Return timm id and start weights of a backbone, for a method that needs one."""
+    def backbone(self, user: type[Method] | type[Refiner], backbone: str, choice: str) -> tuple[str, Any]:
+        """Return timm id and start weights of a backbone, for a method or a refiner that needs one."""
         from harness.backbones import Weights, resolve_weights, timm_id
 
-        if not method.families:
+        if not user.families:
             return "", Weights("none")
         key = (timm_id(backbone, self.registry), choice)
         if key not in self._weights:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from harness.phases import Phase
 from harness.strict import Frozen
+from harness.trainable import Trainable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from harness.cell import RunSpec
     from harness.loader import TrainingData
-    from harness.phases import Batch, Step
     from harness.training import Session
 
 
@@ -60,7 +59,7 @@ class TrainParams(Params):
     lr: float = Field(1e-4, gt=0)
 
 
-class Method:
+class Method(Trainable):
     """A way to turn image-level labels into score maps.
 
     A minimal method has a `name`, `build`, `training_step` and `score`. The harness does the rest: it runs scales and
@@ -68,12 +67,13 @@ class Method:
 
     Attributes
     ----------
-    name : str
-        What it is called on the command line.
-    cite : str
-        BibTeX key.
+    name, cite, resources, version, expected_failures
+        See `Trainable`.
     families : tuple of str
         Which backbones it takes: `vit`, `cnn`; empty when it needs none.
+    parent : str
+        The method whose trained model it starts from, `cam`; its training is a stage of its own, shared with that
+        method's cells. Such a method has `build_from` instead of `build`.
     supervision : tuple of str
         What it looks at: `image_labels`; `masks` marks an oracle. Printed in every table.
     output : {"activation", "probability", "labels"}
@@ -89,17 +89,10 @@ class Method:
         Whether `score` needs gradients.
     external : bool
         Whether its scores lie in a folder, `params.folder`, instead of coming from a model.
-    resources : mapping
-        What its stages take, where it is not the default: `{"fit.gpus": 0.5, "score.cpus": 4, "fit.memory_gb": 24}`.
-    version : str or None
-        Pins the version in the stage keys; None takes a hash of the source: of its module, or of its whole package.
-    expected_failures : mapping
-        Checks of `harness check` that it cannot pass, each with the reason: `{"cited": "a baseline of ours"}`.
     """
 
-    name: ClassVar[str]
-    cite: ClassVar[str] = ""
     families: ClassVar[tuple[str, ...]] = ("vit", "cnn")
+    parent: ClassVar[str] = ""
     supervision: tuple[str, ...] = ("image_labels",)
     output: Literal["activation", "probability", "labels"] = "activation"
     background: bool = False
@@ -107,13 +100,7 @@ class Method:
     conditions_on_labels: ClassVar[bool] = False
     needs_grad: ClassVar[bool] = False
     external: ClassVar[bool] = False
-    resources: ClassVar[Mapping[str, float]] = {}
-    version: ClassVar[str | None] = None
-    expected_failures: ClassVar[Mapping[str, str]] = {}
     Params: ClassVar[type[Params]] = TrainParams
-
-    def __init__(self, params: Any) -> None:
-        self.params = params
 
     @classmethod
     def skip(cls, spec: RunSpec) -> str | None:
@@ -128,6 +115,13 @@ class Method:
         """Return the model; `num_classes` counts the background (VOC: 21)."""
         raise NotImplementedError
 
+    def build_from(self, parent: Any, backbone: Any, num_classes: int) -> nn.Module:
+        """Return the model of a method with a `parent`, from that method's trained model and a backbone as it starts.
+
+        The parent is this cell's own: it may be changed, or become the model itself.
+        """
+        raise NotImplementedError
+
     def phases(self, model: Any) -> list[Phase]:
         """Return the phases of training; by default one, over all parameters, with Adam."""
         return [Phase(self.params.epochs, [{"params": list(model.parameters()), "lr": self.params.lr}])]
@@ -137,13 +131,6 @@ class Method:
         from harness.training import train
 
         train(self, model, data, session)
-
-    def start_phase(self, model: Any, data: TrainingData, phase: int) -> None:
-        """Look at the fit split before a phase begins; what is found belongs into buffers of the model."""
-
-    def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Return the named losses of a batch; their sum is minimised."""
-        raise NotImplementedError
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
         """Return raw, non-negative score maps at the model's own grid.
@@ -180,27 +167,63 @@ class RefinerParams(Frozen):
     source: str = ""
 
 
-class Refiner:
-    """A step between score maps and masks, picture by picture.
+class TrainedRefinerParams(RefinerParams):
+    """Settings of a refiner that learns.
 
     Attributes
     ----------
-    name : str
-    version : str or None
-    expected_failures : mapping
-        As for a method.
+    backbone : str
+        The backbone that it learns on; empty takes that of the cell.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[str | None] = None
-    expected_failures: ClassVar[Mapping[str, str]] = {}
+    backbone: str = ""
+
+
+class Refiner(Trainable):
+    """A step between score maps and masks, image by image.
+
+    A refiner with `trained = True` learns first: it has `build`, `phases` and `training_step` as a method has, and
+    `learns_from`.
+
+    Attributes
+    ----------
+    name, cite, resources, version, expected_failures
+        See `Trainable`. `{"mask.gpus": 1}` asks for a GPU for the stage that refines.
+    refines : {"probabilities", "maps"}
+        What `refine` is given: probabilities at image size with the background blended in, or maps at the method's own
+        grid, before there is a background.
+    background_rule : str
+        Of a refiner of maps: the background that its source fixes for what it returns, as `fixed:0.25`; empty takes
+        the protocol's.
+    trained : bool
+    families : tuple of str
+        Which backbones it learns on.
+    model : Module or None
+        What `build` returned, trained, in evaluation mode and on its device, whenever `refine` is called.
+    """
+
+    refines: ClassVar[Literal["probabilities", "maps"]] = "probabilities"
+    background_rule: ClassVar[str] = ""
+    trained: ClassVar[bool] = False
+    families: ClassVar[tuple[str, ...]] = ("vit", "cnn")
     Params: ClassVar[type[RefinerParams]] = RefinerParams
 
-    def __init__(self, params: Any) -> None:
-        self.params = params
+    model: Any = None
+
+    def learns_from(self) -> tuple[str, ...]:
+        """Return which pseudo-masks of the fit split stand in `batch.pseudo`: BACKGROUND or BACKGROUND+REFINER, each.
+
+        `fixed:0.3+crf:irn` are the masks of the score maps that are refined, with a background of 0.3,
+        after that refiner, gated by image labels.
+        """
+        return ()
+
+    def build(self, backbone: Any, num_classes: int) -> nn.Module:
+        """Return the model of a refiner that learns."""
+        raise NotImplementedError
 
     def refine(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        """Return refined probabilities.
+        """Return refined probabilities, or refined maps.
 
         Parameters
         ----------
@@ -208,6 +231,8 @@ class Refiner:
             (H, W, 3) uint8 RGB.
         probabilities : ndarray
             (C, H, W) float32, summing to one over the channels; channel 0 is the background. Only the channels that
-            the protocol left open are here.
+            the protocol left open are here. A refiner of `maps` is given (C, h, w) in [0, 1] at the method's own grid,
+            of the open classes, with a background first only where the method has one; it may return them at any
+            grid.
         """
         raise NotImplementedError

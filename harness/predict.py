@@ -15,14 +15,15 @@ from harness.effective import effective_gating
 from harness.errors import UserError, closest
 from harness.method import Method
 from harness.protocol import Protocol
-from harness.pseudomask import open_classes, probabilities
+from harness.pseudomask import open_classes
 from harness.registry import Registry
 from harness.report.figures import new_figure, save
 from harness.results.store import Store
 from harness.rules import Rule, Rules
 from harness.spec import refiner_config
 from harness.stages.fit import load_model
-from harness.stages.mask import best_channel, load_refiner
+from harness.stages.fit_refiner import load_refiner_model
+from harness.stages.mask import best_class, load_refiner
 from harness.stages.score import merged_scores
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -65,8 +66,11 @@ class Predictor:
         method_class: type[Method] = registry.load("method", self.spec["method"])
         self.method = method_class(method_class.Params.model_validate(self.spec["params"]))
         stage = "select" if "select" in record["artefacts"] else "fit"
-        self.model = load_model(self.method, store.need(stage, record["artefacts"][stage])).to(device)
-        self.refiner = load_refiner(refiner_config(registry, protocol.refine), registry)
+        self.model = load_model(registry, self.method, store.need(stage, record["artefacts"][stage])).to(device)
+        self.refiner = load_refiner(refiner_config(registry, protocol.refine, self.spec.get("refiner")), registry)
+        if self.refiner and self.refiner.trained:
+            learned = store.need("fit_refiner", record["artefacts"]["fit_refiner"])
+            self.refiner.model = load_refiner_model(self.refiner, learned).to(device)
         self.protocol = protocol
         self.labels = np.zeros(len(self.names), int)
         for name in classes:
@@ -92,8 +96,9 @@ class Predictor:
             )
         present = None if presence is None else presence[0].cpu().numpy()
         classes = open_classes(self.rules, self.labels, present)
-        scored = probabilities(maps[0].cpu().numpy(), classes, image.shape[:2], self.rules, self.method.output)
-        return np.array([0, *classes], np.uint8)[best_channel(scored, self.refiner, path)]
+        scores, size = maps[0].cpu().numpy(), image.shape[:2]
+        best = best_class(scores, classes, size, self.rules, self.method.output, self.refiner, path)
+        return np.array([0, *classes], np.uint8)[best]
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

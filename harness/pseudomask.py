@@ -55,12 +55,20 @@ def probabilities(scores: np.ndarray, classes: np.ndarray, size: tuple[int, int]
     """
     if output == "labels":
         return torch.from_numpy(np.stack([scores[0] == number for number in (0, *classes)])).float()
-    own_background = rules.background.kind == "model"
-    channels = [0, *classes] if own_background else classes - 1
-    maps = _normalise(torch.from_numpy(scores[channels].astype(np.float32)), rules.normalisation, output)
+    return with_background(normalised(scores, classes, rules, output), size, rules)
+
+
+def normalised(scores: np.ndarray, classes: np.ndarray, rules: Rules, output: str) -> Tensor:
+    """Return (C, h, w) maps of the open classes in [0, 1], after the background's where the method has its own."""
+    channels = [0, *classes] if rules.background.kind == "model" else classes - 1
+    return _normalise(torch.from_numpy(scores[channels].astype(np.float32)), rules.normalisation, output)
+
+
+def with_background(maps: Tensor, size: tuple[int, int], rules: Rules) -> Tensor:
+    """Return normalised maps at image size, with a background channel first; see `probabilities`."""
     if len(maps):
         maps = functional.interpolate(maps[None], size, mode="bilinear", align_corners=rules.align_corners)[0]
-    if own_background:
+    if rules.background.kind == "model":
         return maps
     if not len(maps):
         return torch.ones(1, *size)

@@ -107,10 +107,11 @@ def expand(grids: Sequence[Grid], registry: Registry) -> list[Cell]:
     for grid in grids:
         methods = registry.select("method", grid.methods)
         owners = {"protocol", VERIFIER}
+        known = [*methods, *_ancestors(registry, methods), *_refiners(grid, registry)]
         for key in grid.set:
             owner = key.partition(".")[0]
-            if owner not in owners and not any(fnmatch(method, owner) for method in methods):
-                raise UserError(f"--set {key}: no such method in this run: {closest(owner, [*methods, *owners])}")
+            if owner not in owners and not any(fnmatch(name, owner) for name in known):
+                raise UserError(f"--set {key}: no such method in this run: {closest(owner, [*known, *owners])}")
         axes = itertools.product(grid.datasets, grid.protocols, methods, grid.backbones, grid.seeds)
         for dataset, name, method, backbone, seed in axes:
             for refine, verify in itertools.product(grid.refine or (None,), grid.verify or (None,)):
@@ -154,7 +155,7 @@ def _cell(
 ) -> Cell:
     method_class: type[Method] = registry.load("method", method)
     dataset_class: type[Dataset] = registry.load("dataset", dataset)
-    refiner_config(registry, protocol.refine)
+    refiner_settings = _refiner_settings(registry, protocol.refine, grid.set)
     params, origins = _settings(method_class, dataset_class, grid.set)
     folder = None
     if method_class.external and params["folder"]:
@@ -178,6 +179,8 @@ def _cell(
         limit=grid.limit,
         checkpoint=bool(checkpoint),
         verifier=verifier_config(registry, protocol, grid.set),
+        parent=_parent(registry, method_class, dataset_class, grid.set),
+        refiner=refiner_settings,
     )
     verify_weights = grid.verify_weights or "" if spec.verifier else ""
     skip = broken = ""
@@ -188,6 +191,37 @@ def _cell(
     except Exception as error:  # a plugin's own
         broken = f"{type(error).__name__}: {error}"
     return Cell(spec, weights, origins, skip, folder, checkpoint, grid.resources, verify_weights, broken)
+
+
+def _ancestors(registry: Registry, methods: Sequence[str]) -> list[str]:
+    """Return the methods that some methods start from."""
+    parents = [registry.load("method", name).parent for name in methods]
+    found = [parent for parent in parents if parent]
+    return [*found, *_ancestors(registry, found)] if found else []
+
+
+def _refiners(grid: Grid, registry: Registry) -> list[str]:
+    """Return the refiners that a grid may use."""
+    return registry.names("refiner")
+
+
+def _parent(
+    registry: Registry, method: type[Method], dataset: type[Dataset], assignments: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return the method that a method starts from, with its parameters and its own parent."""
+    if not method.parent:
+        return None
+    parent: type[Method] = registry.load("method", method.parent)
+    params, _ = _settings(parent, dataset, assignments)
+    return {"method": parent.name, "params": params, "parent": _parent(registry, parent, dataset, assignments)}
+
+
+def _refiner_settings(registry: Registry, refine: str, assignments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings of a cell's refiner that are assigned, after checking them; None where there are none."""
+    name = refine.partition(":")[0]
+    settings = {key.partition(".")[2]: value for key, value in assignments.items() if key.partition(".")[0] == name}
+    refiner_config(registry, refine, settings)
+    return settings or None
 
 
 def _settings(
@@ -250,8 +284,10 @@ def _why_not(method: Method, spec: RunSpec, registry: Registry) -> str:
     return method.skip(spec) or ""
 
 
-def refiner_config(registry: Registry, refine: str) -> dict[str, Any] | None:
-    """Return name, version and settings of a refiner, `NAME` or `NAME:PRESET`; None for `none`.
+def refiner_config(registry: Registry, refine: str, assigned: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """Return name, version and settings of a refiner, `NAME`, `NAME:PRESET` or `NAME:BACKBONE`; None for `none`.
+
+    Assigned settings win over those of the preset.
 
     Raises
     ------
@@ -263,11 +299,15 @@ def refiner_config(registry: Registry, refine: str) -> dict[str, Any] | None:
     name, _, preset = refine.partition(":")
     refiner: type[Refiner] = registry.load("refiner", name)
     settings, source = {}, None
-    if preset:
+    if preset and refiner.trained and preset not in registry.names(name):
+        settings = {"backbone": preset}
+    elif preset:
         settings, source = registry.load(name, preset), registry.entry(name, preset).source
     elif any(field.is_required() for field in refiner.Params.model_fields.values()):
         presets = ", ".join(f"{name}:{preset}" for preset in registry.names(name))
         raise UserError(f"refiner '{name}' needs a preset: {presets or f'a YAML file in a folder named {name}'}")
+    if assigned:
+        settings, source = {**settings, **assigned}, None
     params = parse(refiner.Params, settings, where=f"refiner {refine}", source=source).model_dump(mode="json")
     keyed = {key: value for key, value in params.items() if key not in ("summary", "source")}
     return {"name": name, "version": registry.source_version("refiner", name), "params": keyed}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,27 +16,13 @@ from torch import Tensor, nn
 
 from harness.errors import HarnessError
 from harness.loader import TrainingData
-from harness.phases import Augment, Batch, Phase, Step
+from harness.phases import Augment, Phase, Step
 from harness.seeds import derive
+from harness.trainable import Trainable
 
 EPOCH = "epoch-{}.safetensors"
 _CHECKPOINT = "checkpoint.pt"
 _MAX_CHECKPOINT_SHARE = 0.05  # of the training time
-
-
-class Trainable(Protocol):
-    """What the loop trains: a method, or a refiner."""
-
-    params: Any
-
-    def start_phase(self, model: Any, data: TrainingData, phase: int) -> None:
-        """Look at the fit split before a phase begins."""
-
-    def phases(self, model: Any) -> list[Phase]:
-        """Return the phases of training."""
-
-    def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Return the named losses of a batch."""
 
 
 @dataclass

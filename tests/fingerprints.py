@@ -22,6 +22,7 @@ SOURCES = {
     "select": ["stages/select.py", "stages/score.py", "pseudomask.py", "metrics.py", "data/base.py"],
     "score": ["stages/score.py", "stages/fit.py", "loader.py", "backbones.py", "external.py", "data/base.py"],
     "curve": ["stages/curve.py", "pseudomask.py", "metrics.py", "data/base.py"],
+    "fit_refiner": ["stages/fit_refiner.py", "training.py", "loader.py", "augment.py", "backbones.py", "data/base.py"],
     "mask": ["stages/mask.py", "pseudomask.py", "crf.py", "data/base.py"],
     "verify": [
         "stages/verify.py",

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from harness.cell import Cell
-from harness.data.index import NO_LABELS, Picture, SplitIndex
-from harness.effective import effective_background, effective_gating
+from harness.data.index import Picture
 from harness.errors import UserError
 from harness.inputs import Inputs
 from harness.method import Method
-from harness.registry import BUILT_IN
 from harness.rules import Rule, Rules
-from harness.run.resources import known
+from harness.run.opened import OpenedCell
 from harness.spec import refiner_config
-from harness.stages import SHARD, STAGES, Node, configs
+from harness.stages import STAGES, Node, configs
 
 _TESTING = ("test_scales", "test_flip", "refine")  # what a recipe says of the test: nothing is trained anew for it
 
@@ -43,7 +42,7 @@ class Graph:
     foreign: set[str] = field(default_factory=set)
 
 
-class CellGraph:
+class CellGraph(OpenedCell):
     """Adds the stages of a cell to a graph, each when it is asked for.
 
     Parameters
@@ -59,36 +58,10 @@ class CellGraph:
     """
 
     def __init__(self, inputs: Inputs, graph: Graph, cell: Cell) -> None:
-        self.inputs, self.graph, self.cell = inputs, graph, cell
-        registry = inputs.registry
-        self.spec, self.protocol = cell.spec, cell.spec.protocol
-        method_class: type[Method] = registry.load("method", self.spec.method)
-        self.method = method_class(method_class.Params.model_validate(self.spec.params))
-        self.dataset = inputs.dataset(self.spec.dataset)
-        self.class_ids = self.dataset.class_ids(self.protocol.classes)
-        self.timm, self.weights = inputs.backbone(self.method, self.spec.backbone, cell.weights)
-        self.checkpoint = inputs.checkpoint(cell.checkpoint) if cell.checkpoint else None
-        self.version = registry.source_version("method", self.spec.method)
-        self.background = effective_background(self.method, self.protocol)
-        self.refiner = refiner_config(registry, self.protocol.refine)
-        self.start = inputs.verifier(self.spec.verifier, cell.verify_weights)
-        self.splits = tuple(dict.fromkeys([*self.protocol.eval_splits, *self._mask_splits()]))
-        self.title = f"{self.spec.method} {self.spec.backbone} s{self.spec.seed}".replace(" none", "")
-        self.resources = known({**self.method.resources, **self.cell.resources})
-        self.foreign = self._foreign()
+        super().__init__(inputs, cell)
+        self.graph = graph
         self.keys: list[str] = []
         self._labels: dict[tuple[str, bool], Node] = {}
-        if not self.dataset.has_masks and self._needs_masks():
-            raise UserError(
-                f"dataset {self.dataset.name} has no masks here, and protocol {self.protocol.name} needs them: "
-                "see its label_source, background_label and background"
-            )
-        for split in self.splits:
-            if split in self.dataset.blind_splits and self.gating(split).kind == "gt":
-                raise UserError(
-                    f"{self.dataset.name} {split} has no public image labels to gate classes by: "
-                    "--set protocol.class_gating.held_out=none, or predicted:0.5"
-                )
 
     def artefacts(self) -> dict[str, Any]:
         """Add all stages; return their keys by place."""
@@ -106,25 +79,17 @@ class CellGraph:
                 if self.method.output != "labels":
                     place["curve"] = self.curve(split, score).key
         model = {} if self.method.external else {node.stage: node.key for node in self.model}
+        if self.fit_refiner:
+            model["fit_refiner"] = self.fit_refiner.key
         if self.spec.verifier:
             verify = self.verify()
             model[verify.stage] = verify.key
             for split, place in splits.items():
-                segments = [self.segment(split, shard, verify) for shard in range(self._shards(split))]
+                segments = [self.segment(split, shard, verify) for shard in range(self.shards(split))]
                 place["segment"] = [segment.key for segment in segments]
                 if self.is_scored(split):
                     place["verification"] = [self.evaluate(split, segment).key for segment in segments]
         return {"fit": None, **model, "splits": splits}
-
-    def gating(self, split: str) -> Rule:
-        """Return the effective gating rule of a split."""
-        return effective_gating(self.method, self.protocol.gating(split, self.dataset.training_splits))
-
-    def index(self, split: str, masks: bool = True) -> SplitIndex:
-        """Return a checked split; `masks` where its pixels are needed later."""
-        source = self._label_source(split)
-        masks = self.is_scored(split) and (masks or source == "masks")
-        return self.inputs.split(self.dataset, split, source, masks, self.spec.limit)
 
     def labels(self, split: str, masks: bool = True) -> Node:
         """Add the image labels of a split."""
@@ -136,7 +101,7 @@ class CellGraph:
         index = self.index(split, masks)
         config = configs.LabelsConfig(
             dataset=self.spec.dataset, split=split, limit=self.spec.limit, masks=index.masks,
-            class_ids=self.class_ids, label_source=self._label_source(split),
+            class_ids=self.class_ids, label_source=self.label_source(split),
             background_label=self.protocol.background_label, content=index.digest,
         )  # fmt: skip
         node = self._add("labels", config, [], f"{self.spec.dataset}/{split}")
@@ -147,15 +112,34 @@ class CellGraph:
         return node
 
     def fit(self) -> Node:
-        """Add the training."""
+        """Add the training, and those of the methods that it starts from."""
+        return self._fit(self._lineage(), self.checkpoint.sha256 if self.checkpoint else "")
+
+    def _fit(self, of: configs.Ancestor, checkpoint: str = "") -> Node:
         assert self.protocol.fit_split
         config = configs.FitConfig(
-            **self._method(), params=_fit_params(self.method, self.spec.params), timm=self.timm,
-            weights=self.weights.sha256 or self.weights.source, num_classes=len(self.class_ids), seed=self.spec.seed,
-            keep_epochs=self.protocol.checkpoint.kind != "last",
-            checkpoint=self.checkpoint.sha256 if self.checkpoint else "",
+            dataset=self.spec.dataset, precision=self.protocol.precision, method=of.method, version=of.version,
+            params=of.params, timm=self.timm, weights=self.weights.sha256 or self.weights.source,
+            num_classes=len(self.class_ids), seed=self.spec.seed, parent=of.parent,
+            keep_epochs=self.protocol.checkpoint.kind != "last", checkpoint=checkpoint,
         )  # fmt: skip
-        return self._add("fit", config, [self.labels(self.protocol.fit_split, masks=False)], self.title)
+        roles = {"parent": self._fit(of.parent).key} if of.parent else {}
+        title = self.title if of.method == self.spec.method else f"{of.method} for {self.title}"
+        return self._add("fit", config, [self.labels(self.protocol.fit_split, masks=False)], title, roles)
+
+    def _lineage(self) -> configs.Ancestor:
+        """Return the cell's method with what its training depends on, and the methods that it starts from."""
+
+        def ancestor(method: str, params: dict[str, Any], parent: dict[str, Any] | None) -> configs.Ancestor:
+            registry = self.inputs.registry
+            return configs.Ancestor(
+                method=method,
+                version=registry.source_version("method", method),
+                params=_fit_params(registry.load("method", method), params),
+                parent=ancestor(**parent) if parent else None,
+            )
+
+        return ancestor(self.spec.method, self.spec.params, self.spec.parent)
 
     @cached_property
     def model(self) -> list[Node]:
@@ -169,10 +153,11 @@ class CellGraph:
         if held_out is None:
             raise UserError(f"checkpoint {chosen} needs a held-out split among {', '.join(splits)}")
         config = configs.SelectConfig(
-            **self._method(), rule=chosen.kind, split=held_out, params=self.spec.params, timm=self.timm,
+            **self._method(), parent=self._lineage().parent, rule=chosen.kind, split=held_out,
+            params=self.spec.params, timm=self.timm,
             num_classes=len(self.class_ids), seed=self.spec.seed, class_ids=self.class_ids,
             size=self.spec.params.get("image_size", self.spec.params["inference_size"]), scales=(1.0,),
-            flip="none", labels_given=False, oracle=False, rules=self._rules(held_out),
+            flip="none", labels_given=False, oracle=False, rules=self.rules(held_out),
             patience=None if chosen.value is None else int(chosen.value),
         )  # fmt: skip
         fit = self.fit()
@@ -182,7 +167,7 @@ class CellGraph:
         """Add the score maps of a split, from the trained model or from a folder."""
         given, protocol = self._given(split), self.protocol
         if self.method.external:
-            indices = [self.index(name, self._sees_pixels(name)) for name in self.splits]
+            indices = [self.index(name, self.sees_pixels(name)) for name in self.splits]
             content = self.inputs.brought(self.cell, self.method, self.class_ids, indices)
             brought = configs.ExternalScoreConfig(
                 method=self.spec.method, params=self.spec.params, external=content, class_ids=self.class_ids
@@ -199,26 +184,52 @@ class CellGraph:
     def curve(self, split: str, score: Node) -> Node:
         """Add what the score maps of a split are worth over all thresholds."""
         background = self.background if self.background.kind == "model" else Rule("fixed", 0.0)
-        rules = replace(self._rules(split), background=background)
+        rules = replace(self.rules(split), background=background)
         config = configs.CurveConfig(dataset=self.spec.dataset, class_ids=self.class_ids, rules=rules)
         return self._add("curve", config, [score, self.labels(split)], f"{self.title} {split}")
 
     def masks(self, split: str) -> list[Node]:
         """Add the pseudo-masks of a split, by shard."""
-        score = self.score(split)
-        return [self.mask(split, shard, score) for shard in range(self._shards(split))]
+        learned = [self.fit_refiner] if self.fit_refiner else []
+        return self._masks(split, self.rules(split), self.protocol.refine, self.refiner, learned)
 
-    def mask(self, split: str, shard: int, score: Node) -> Node:
-        """Add the pseudo-masks of a shard."""
-        config = configs.MaskConfig(
-            class_ids=self.class_ids, shard=shard, rules=self._rules(split), refine=self.refiner
-        )
-        parents = [score, self._given(split)]
-        if self.background.kind == "swept_on":
-            swept = self.background.value
+    def _masks(
+        self, split: str, rules: Rules, title: str, refine: dict[str, Any] | None, learned: Sequence[Node] = ()
+    ) -> list[Node]:
+        parents = [self.score(split), self._given(split), *learned]
+        if rules.background.kind == "swept_on":
+            swept = rules.background.value
             parents.append(self.curve(swept, self.score(swept)))
-        label = f"{self.title} {split} {self.protocol.refine}{self._number(split, shard)}"
-        return self._add("mask", config, parents, label)
+        made = []
+        for shard in range(self.shards(split)):
+            config = configs.MaskConfig(class_ids=self.class_ids, shard=shard, rules=rules, refine=refine)
+            label = f"{self.title} {split} {title}{self._number(split, shard)}"
+            made.append(self._add("mask", config, parents, label))
+        return made
+
+    @cached_property
+    def fit_refiner(self) -> Node | None:
+        """Add the training of the refiner, where it learns, and the pseudo-masks that it learns from."""
+        if self.refiner is None or self.refiner_class is None or not self.refiner_class.trained:
+            return None
+        split, registry = self.protocol.fit_split, self.inputs.registry
+        assert split
+        params = self.refiner_class.Params.model_validate(self.refiner["params"])
+        roles: dict[str, str] = {}
+        for number, text in enumerate(self.refiner_class(params).learns_from()):
+            background, _, refine = text.partition("+")
+            rules = self.rules(split)
+            if rules.background.kind != "model":
+                rules = replace(rules, background=Rule.parse(background))
+            nodes = self._masks(split, rules, text, refiner_config(registry, refine or "none"))
+            roles |= {f"pseudo/{number}/{node.config.shard}": node.key for node in nodes}
+        backbone = self.refiner["params"]["backbone"] or self.spec.backbone
+        timm, weights = self.inputs.backbone(self.refiner_class, backbone, self.cell.weights)
+        config = configs.FitRefinerConfig(
+            refiner=self.refiner, timm=timm, weights=weights.sha256 or weights.source, class_ids=self.class_ids,
+            seed=self.spec.seed, precision=self.protocol.precision,
+        )  # fmt: skip
+        return self._add("fit_refiner", config, [self._given(split)], f"{self.title} {self.protocol.refine}", roles)
 
     def verify(self) -> Node:
         """Add the training of the verifier on the pseudo-masks of a split."""
@@ -249,63 +260,36 @@ class CellGraph:
         config = configs.EvaluateConfig(dataset=self.spec.dataset, class_ids=self.class_ids, shard=mask.config.shard)
         return self._add("evaluate", config, [mask, self.labels(split)], mask.label)
 
-    def _add(self, stage: str, config: configs.Config, parents: list[Node], label: str) -> Node:
-        read = {STAGES[stage].role(parent): parent.key for parent in parents}
+    def _add(
+        self,
+        stage: str,
+        config: configs.Config,
+        parents: list[Node],
+        label: str,
+        roles: Mapping[str, str] | None = None,
+    ) -> Node:
+        read = {STAGES[stage].role(parent): parent.key for parent in parents} | dict(roles or {})
         node = Node(stage, config, read, label, self.resources)
         self.keys.append(node.key)
         if stage in self.foreign:
             self.graph.foreign.add(node.key)
         return self.graph.nodes.setdefault(node.key, node)
 
-    def _mask_splits(self) -> list[str]:
-        return [self.protocol.mask_split] if self.spec.verifier and self.protocol.mask_split else []
-
-    def _foreign(self) -> set[str]:
-        """Return the stages that run code which did not come with the harness."""
-        origin = self.inputs.registry.entry("method", self.spec.method).origin
-        found = set() if origin == BUILT_IN else {"fit", "select", "score"}
-        if self.refiner and self.inputs.registry.entry("refiner", self.refiner["name"]).origin != BUILT_IN:
-            found.add("mask")
-        return found
-
-    def _needs_masks(self) -> bool:
-        sources = (self.protocol.label_source, self.protocol.background_label)
-        return "masks" in sources or self.background.kind == "swept_on"
-
-    def _label_source(self, split: str) -> str:
-        assert self.protocol.label_source
-        return NO_LABELS if split in self.dataset.blind_splits else self.protocol.label_source
-
-    def is_scored(self, split: str) -> bool:
-        """Return whether a split has ground truth to be scored against."""
-        return self.dataset.has_masks and split not in self.dataset.blind_splits
-
     def _given(self, split: str) -> Node:
         """Add the image labels of a split that masks are made of; its pixels are looked at only where they must be."""
-        return self.labels(split, self._sees_pixels(split))
-
-    def _sees_pixels(self, split: str) -> bool:
-        swept = self.background == Rule("swept_on", split)
-        return split in self.protocol.eval_splits or swept or "masks" in self.method.supervision
+        return self.labels(split, self.sees_pixels(split))
 
     def _number(self, split: str, shard: int) -> str:
-        return f" {shard + 1}/{self._shards(split)}" if self._shards(split) > 1 else ""
+        return f" {shard + 1}/{self.shards(split)}" if self.shards(split) > 1 else ""
 
-    def _shards(self, split: str) -> int:
-        return -(-len(self.index(split, self._sees_pixels(split)).ids) // SHARD)
-
-    def _method(self) -> dict[str, str]:
+    def _method(self) -> dict[str, Any]:
         return {
             "dataset": self.spec.dataset, "method": self.spec.method, "version": self.version,
             "precision": self.protocol.precision,
         }  # fmt: skip
 
-    def _rules(self, split: str) -> Rules:
-        protocol = self.protocol
-        return Rules(self.gating(split), protocol.normalisation, self.background, protocol.align_corners)
 
-
-def _fit_params(method: Method, params: dict[str, Any]) -> dict[str, Any]:
+def _fit_params(method: type[Method], params: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters that training depends on: all but those marked as of the stage `score`."""
     marks = {name: field.json_schema_extra for name, field in method.Params.model_fields.items()}
     return {name: value for name, value in params.items() if marks[name] != {"stage": "score"}}

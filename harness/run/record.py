@@ -17,7 +17,7 @@ LOG_LINES = 5  # of what a stage has printed
 def record_of(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
     """Return the record of a cell whose stages are all there."""
     artefacts = [store.need(plan.nodes[key].stage, key) for key in planned.nodes]
-    fitted = next((a for a in artefacts if a.stage == "fit"), None)
+    fitted = next((a for a in artefacts if a.key == planned.artefacts["fit"]), None)
     parameters = fitted.json("parameters.json") if fitted else None
     return {
         **_base(planned, "done"),

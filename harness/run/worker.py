@@ -90,6 +90,7 @@ def run_node(
             if log.stat().st_size:
                 shutil.copyfile(log, task.out / LOG)
             about = {
+                **task.facts,
                 "config": node.config.model_dump(mode="json"),
                 "parents": node.parents,
                 "seconds": round(time.monotonic() - started, 3),

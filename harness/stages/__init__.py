@@ -74,7 +74,10 @@ class Stage:
 _TABLE = (  # in the order in which they are started: what ends a cell goes first
     Stage("evaluate", 2, ("mask", "segment", "labels"), sees_ground_truth=_always),
     Stage("curve", 1, ("score", "labels"), sees_ground_truth=_always),
-    Stage("mask", 1, ("score", "labels", "curve"), opens_images=lambda config: config.refine is not None),
+    Stage(
+        "mask", 1, ("score", "labels", "curve", "fit_refiner"),
+        opens_images=lambda config: config.refine is not None,
+    ),
     Stage("labels", 1, (), sees_ground_truth=_always),
     Stage("segment", 1, ("verify", "labels"), runs_model=True, opens_images=_always),
     Stage(
@@ -86,7 +89,8 @@ _TABLE = (  # in the order in which they are started: what ends a cell goes firs
         "select", 1, ("fit", "labels"), runs_model=True, opens_images=_always,
         sees_ground_truth=lambda config: config.rule == "val_pixels",
     ),
-    Stage("fit", 1, ("labels",), runs_model=True, opens_images=_always, unit="steps"),
+    Stage("fit_refiner", 1, ("labels", "pseudo/*"), runs_model=True, opens_images=_always, unit="steps"),
+    Stage("fit", 1, ("labels", "parent"), runs_model=True, opens_images=_always, unit="steps"),
     Stage(  # mmengine admits one training per process
         "verify", 1, ("labels", "mask/*"), runs_model=True, opens_images=_always, own_process=True, unit="steps"
     ),
@@ -162,6 +166,8 @@ class Task:
         Processes that may load pictures beside it.
     work : Path
         Scratch that outlives a crash.
+    facts : dict
+        What the manifest says of the artefact beside where it came from.
     """
 
     node: Node
@@ -169,6 +175,7 @@ class Task:
     device: str
     workers: int
     work: Path
+    facts: dict[str, Any] = field(default_factory=dict)
     _reported: float = 0.0
     _start: tuple[float, int] | None = None  # when the first progress was told, and how much was done by then
 
@@ -187,13 +194,13 @@ class Task:
         """The plugins of this run."""
         return _registry(self.locations.plugins)
 
-    def parent(self, stage: str) -> Artefact:
-        """Return the artefact of a parent."""
-        return self.store.need(stage, self.node.parents[stage])
+    def parent(self, stage: str, role: str = "") -> Artefact:
+        """Return the artefact of a parent; its role is its stage's name, unless it is another."""
+        return self.store.need(stage, self.node.parents[role or stage])
 
-    def parents(self, stage: str) -> list[Artefact]:
+    def parents(self, stage: str, role: str = "") -> list[Artefact]:
         """Return the artefacts of a parent that comes in shards, in their order."""
-        shards = [key for role, key in self.node.parents.items() if role.partition("/")[0] == stage]
+        shards = [key for name, key in self.node.parents.items() if name.rpartition("/")[0] == (role or stage)]
         return [self.store.need(stage, key) for key in shards]
 
     @cached_property
@@ -213,8 +220,7 @@ class Task:
 
     def method(self) -> Method:
         """Return the method with its parameters."""
-        method_class: type[Method] = self.registry.load("method", self.config.method)
-        return method_class(method_class.Params.model_validate(self.config.params))
+        return method_of(self.registry, self.config.method, self.config.params)
 
     def autocast(self, precision: str) -> Any:
         """Return the context in which a model runs."""
@@ -237,6 +243,12 @@ class Task:
             "unit": STAGES[self.node.stage].unit,
         }  # fmt: skip
         self.store.tell(self.node.key, told)
+
+
+def method_of(registry: Registry, name: str, params: dict[str, Any]) -> Method:
+    """Return a method with its parameters; those that are not given are its defaults."""
+    method_class: type[Method] = registry.load("method", name)
+    return method_class(method_class.Params.model_validate(params))
 
 
 @cache

@@ -41,6 +41,15 @@ class LabelsConfig(Config):
     content: str
 
 
+class Ancestor(Config):
+    """A method whose trained model another one starts from."""
+
+    method: str
+    version: str
+    params: Content
+    parent: Ancestor | None = None
+
+
 class MethodConfig(Config):
     """What the stages that run a method's code share; `version` is that of its source."""
 
@@ -52,6 +61,7 @@ class MethodConfig(Config):
     timm: str
     num_classes: int
     seed: int
+    parent: Ancestor | None = None
 
 
 class FitConfig(MethodConfig):
@@ -116,6 +126,17 @@ class MaskConfig(Config):
     shard: int
     rules: Rules
     refine: Content | None
+
+
+class FitRefinerConfig(Config):
+    """Of `fit_refiner`: a refiner's name, version and settings, and the backbone that it learns on."""
+
+    refiner: Content
+    timm: str
+    weights: str
+    class_ids: list[int]
+    seed: int
+    precision: str
 
 
 class VerifyConfig(Config):

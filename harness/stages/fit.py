@@ -14,17 +14,30 @@ from harness.errors import UserError
 from harness.loader import TrainingData
 from harness.method import Method
 from harness.parameter_count import count_parameters
+from harness.registry import Registry
 from harness.results.store import Artefact
 from harness.seeds import derive
-from harness.stages import Task
+from harness.stages import Task, method_of
 from harness.stages.configs import FitConfig, MethodConfig, SelectConfig
 from harness.training import EPOCH, Session, save_model
 
 
-def build_model(method: Method, identifier: str, weights: Weights, num_classes: int, seed: int) -> nn.Module:
-    """Build a method's model, from start weights and a seed."""
+def build_model(
+    method: Method, identifier: str, weights: Weights, num_classes: int, seed: int, parent: nn.Module | None = None
+) -> nn.Module:
+    """Build a method's model, from start weights and a seed; of a method with a parent, from that one's model too."""
     torch.manual_seed(derive(seed, "build"))
-    return method.build(new_backbone(method, identifier, weights), num_classes)
+    backbone = new_backbone(method, identifier, weights)
+    return method.build(backbone, num_classes) if parent is None else method.build_from(parent, backbone, num_classes)
+
+
+def untrained(registry: Registry, method: Method, config: MethodConfig) -> nn.Module:
+    """Build the model of a configuration as one that takes trained weights: from random ones, its parents' too."""
+    parent = None
+    if config.parent:
+        before = config.model_copy(update={"parent": config.parent.parent})
+        parent = untrained(registry, method_of(registry, config.parent.method, config.parent.params), before)
+    return build_model(method, config.timm, Weights("random"), config.num_classes, config.seed, parent)
 
 
 def new_backbone(method: Method, identifier: str, weights: Weights) -> Backbone | None:
@@ -42,10 +55,9 @@ def model_config(fitted: Artefact) -> MethodConfig:
     return form.model_validate(fitted.manifest["config"])
 
 
-def load_model(method: Method, fitted: Artefact) -> nn.Module:
+def load_model(registry: Registry, method: Method, fitted: Artefact) -> nn.Module:
     """Build a method's model with its trained weights, ready for inference."""
-    config = model_config(fitted)
-    model = build_model(method, config.timm, Weights("random"), config.num_classes, config.seed)
+    model = untrained(registry, method, model_config(fitted))
     model.load_state_dict(load_file(fitted.file("model.safetensors")))
     return model.eval()
 
@@ -79,7 +91,11 @@ def run(task: Task) -> None:
     )
     path = task.locations.weights.get(config.weights)
     weights = Weights("file", config.weights, Path(path)) if path else Weights("random")
-    model = build_model(method, config.timm, weights, config.num_classes, config.seed)
+    parent = None
+    if config.parent:
+        ancestor = method_of(task.registry, config.parent.method, config.parent.params)
+        parent = load_model(task.registry, ancestor, task.parent("fit", role="parent"))
+    model = build_model(method, config.timm, weights, config.num_classes, config.seed, parent)
     session = Session(
         config.seed, task.device, config.precision, task.work / "training", task.progress, config.keep_epochs
     )
@@ -87,6 +103,7 @@ def run(task: Task) -> None:
         load_checkpoint(model, Path(task.locations.weights[config.checkpoint]))
     else:
         method.fit(model, data, session)
+        task.facts["phases"] = session.phases
     save_model(model, task.out / "model.safetensors")
     for kept in session.folder.glob(EPOCH.format("*")):
         (task.out / kept.name).hardlink_to(kept)

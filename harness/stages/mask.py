@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from harness.data.base import IGNORE, open_rgb, save_mask
 from harness.method import Refiner
-from harness.pseudomask import open_classes, probabilities
+from harness.pseudomask import normalised, open_classes, probabilities, with_background
 from harness.registry import Registry
-from harness.rules import Rule
+from harness.rules import Rule, Rules
 from harness.stages import SHARD, Task
 from harness.stages.configs import MaskConfig
+from harness.stages.fit_refiner import load_refiner_model
 from harness.stages.score import read_scores
 
 
@@ -33,6 +35,8 @@ def run(task: Task) -> None:
     class_of = np.full(256, IGNORE, np.uint8)  # what a position stands for; what stands for none stays unlabelled
     class_of[: len(config.class_ids)] = config.class_ids
     refiner = load_refiner(config.refine, task.registry)
+    if refiner and refiner.trained:
+        refiner.model = load_refiner_model(refiner, task.parent("fit_refiner")).to(task.device)
     start = config.shard * SHARD
     shard = list(read_scores(scores, config.shard))
     for done, (image_id, maps, presence) in enumerate(shard, 1):
@@ -42,9 +46,29 @@ def run(task: Task) -> None:
         if output == "labels" and refiner is None:
             save_mask(task.out / f"{image_id}.png", class_of[maps[0]])
             continue
-        scored = probabilities(maps, classes, (height, width), rules, output)
-        best = best_channel(scored, refiner, task.pictures[row[image_id] - start])
+        image = task.pictures[row[image_id] - start]
+        best = best_class(maps, classes, (height, width), rules, output, refiner, image)
         save_mask(task.out / f"{image_id}.png", class_of[np.array([0, *classes])[best]])
+
+
+def best_class(
+    scores: np.ndarray,
+    classes: np.ndarray,
+    size: tuple[int, int],
+    rules: Rules,
+    output: str,
+    refiner: Refiner | None,
+    image: Path,
+) -> np.ndarray:
+    """Return (H, W) which of background and open classes is best at each pixel, after a refiner if there is one."""
+    if refiner is None or refiner.refines == "probabilities":
+        return best_channel(probabilities(scores, classes, size, rules, output), refiner, image)
+    maps = normalised(scores, classes, rules, output)
+    if len(maps):
+        maps = torch.from_numpy(np.asarray(refiner.refine(open_rgb(image), maps.numpy()), np.float32))
+    if refiner.background_rule and rules.background.kind != "model":
+        rules = replace(rules, background=Rule.parse(refiner.background_rule))
+    return with_background(maps, size, rules).argmax(0).numpy()
 
 
 def best_channel(scored: Tensor, refiner: Refiner | None, picture: Path) -> np.ndarray:

@@ -56,7 +56,7 @@ def run(task: Task) -> None:
     split = task.parent("labels").json("labels.json")
     ids, labels = split["ids"], torch.tensor(split["labels"], dtype=torch.float32)
     fitted = task.parent("select" if "select" in task.node.parents else "fit")
-    model = load_model(method, fitted).to(task.device)
+    model = load_model(task.registry, method, fitted).to(task.device)
 
     with ThreadPoolExecutor(max(1, task.workers)) as pool:
 

@@ -30,7 +30,7 @@ def run(task: Task) -> None:
     """
     fitted = task.parent("fit")
     method = task.method()
-    model = load_model(method, fitted).to(task.device)
+    model = load_model(task.registry, method, fitted).to(task.device)
     split = task.parent("labels").json("labels.json")
     ids, labels = split["ids"], torch.tensor(split["labels"], dtype=torch.float32)
     epochs = sorted(path.name for path in fitted.path.glob(EPOCH.format("*")))
