@@ -53,15 +53,18 @@ class PAMR(Refiner):
     params: PAMRParams
 
     def refine(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        dilations = self.params.dilations
-        weights = affinities(torch.tensor(image).permute(2, 0, 1).float().contiguous(), dilations)
+        weights = self.weights(torch.tensor(image).permute(2, 0, 1).float().contiguous())
         mask = torch.tensor(probabilities)
         for _ in range(self.params.iterations):
             refined = torch.zeros_like(mask)
-            for weight, there in zip(weights, neighbours(mask, dilations), strict=True):
+            for weight, there in zip(weights, neighbours(mask, self.params.dilations), strict=True):
                 refined.addcmul_(weight, there)
             mask = refined
         return mask.numpy()
+
+    def weights(self, image: Tensor) -> Tensor:
+        """Return (8 * len(dilations), H, W): how much each pixel of a (3, H, W) image listens to each neighbour."""
+        return affinities(image, self.params.dilations)
 
 
 def affinities(picture: Tensor, dilations: Sequence[int]) -> Tensor:

@@ -1,0 +1,53 @@
+"""Pixel-adaptive refinement of AFA (Ru et al., CVPR 2022) as a refiner: `--refine par`."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from wsss_methods.pamr import PAMR, PAMRParams, neighbours
+
+
+class PARParams(PAMRParams):
+    """Settings of PAR; the defaults are those of the authors' code, rulixiang/afa.
+
+    Attributes
+    ----------
+    sharpness : float
+        Differences of colour and distances count in units of this share of their deviation.
+    position : float
+        Weight of the neighbours' distance beside their colour.
+    """
+
+    sharpness: float = Field(0.3, gt=0)
+    position: float = Field(0.01, ge=0)
+
+
+class PAR(PAMR):
+    """PAMR's neighbours with squared differences of colour, and a small weight for being near.
+
+    With c the colours of pixel i, s_ic their unbiased standard deviation over the neighbours alone, d_j the distance of
+    neighbour j in pixels and s_d the deviation of all d_j,
+
+        a_ij = softmax over j of  -1/3 sum_c (|x_ic - x_jc| / (1e-8 + s_ic) / sharpness)^2
+               + position * softmax over j of  -(d_j / (1e-8 + s_d) / sharpness)^2
+
+    The a_ij sum to 1 + position, so ten iterations multiply a constant by 1.1046; only comparisons between classes
+    matter to a mask. AFA and its followers refine at half the image's size, here masks are refined at image size.
+    """
+
+    name = "par"
+    cite = "ru2022afa"
+    Params = PARParams
+
+    params: PARParams
+
+    def weights(self, image: Tensor) -> Tensor:
+        p = self.params
+        there = torch.stack(list(neighbours(image, p.dilations)))
+        unit = p.sharpness * (there.std(0) + 1e-8)
+        colour = (((there - image) / unit) ** 2).mean(1).neg().softmax(0)
+        ring = torch.tensor([2**0.5, 1, 2**0.5, 1, 1, 2**0.5, 1, 2**0.5])
+        distances = torch.cat([ring * dilation for dilation in p.dilations])
+        near = ((distances / (distances.std() + 1e-8) / p.sharpness) ** 2).neg().softmax(0)
+        return colour + p.position * near[:, None, None]
