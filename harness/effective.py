@@ -20,14 +20,24 @@ def effective_gating(method: Method, rule: Rule) -> Rule:
     return Rule("none") if rule.kind == "predicted" and not method.predicts_presence else rule
 
 
-def effective_background(method: Method, protocol: Protocol) -> Rule:
-    """Return the background rule that is effective for a method: its own channel where it has one.
+UNSAID = Rule("fixed", 0.4)  # the background of a method whose source fixes none
+
+
+def effective_background(method: Method, protocol: Protocol, family: str) -> Rule:
+    """Return the background rule that is effective for a method on a family of backbones.
+
+    That is its own channel where it has one, or else the protocol's, which may leave it to the method.
 
     Finished masks are taken as they are given.
     """
     if method.output == "labels":
         return Rule("given")
-    return Rule("model") if method.background else protocol.background
+    if method.background:
+        return Rule("model")
+    if protocol.background.kind != "method":
+        return protocol.background
+    own = method.background_rule(family)
+    return Rule.parse(own) if own else UNSAID
 
 
 def ground_truth(
@@ -67,7 +77,8 @@ def ground_truth(
         what = "pixels" if protocol.checkpoint.kind == "val_pixels" else "image labels"
         split = next(split for split in protocol.eval_splits if split not in training_splits)
         uses.append({"what": what, "split": split, "for": "the choice of the epoch", "allowed": False})
-    background = effective_background(method, protocol)
-    if background.kind == "swept_on":
-        uses.append({"what": "pixels", "split": background.value, "for": "the background threshold", "allowed": False})
+    if protocol.background.kind == "swept_on" and not method.background and method.output != "labels":
+        uses.append(
+            {"what": "pixels", "split": protocol.background.value, "for": "the background threshold", "allowed": False}
+        )
     return uses

@@ -111,6 +111,10 @@ class Method(Trainable):
         """Return further arguments of `timm.create_model` for a backbone of a family, such as drop rates."""
         return {}
 
+    def background_rule(self, family: str) -> str:
+        """Return the background that the method's source fixes on a family of backbones, `fixed:0.15`; "" for none."""
+        return ""
+
     def build(self, backbone: Any, num_classes: int) -> nn.Module:
         """Return the model; `num_classes` counts the background (VOC: 21)."""
         raise NotImplementedError

@@ -57,6 +57,8 @@ class Protocol(Frozen):
     ----------
     name, summary, source : str
         What it is called, what it does, and where its settings come from.
+    version : int
+        Raised when a protocol of that name comes to mean something else.
     label_source : {"masks", "xml", "file"} or None
         Where image-level labels come from; None takes the dataset's own.
     background_label : {"always", "masks"}
@@ -74,7 +76,8 @@ class Protocol(Frozen):
         How each class's activation map comes to [0, 1]: divided by its maximum, or stretched from its minimum too.
         Probabilities are left alone, except under `vitpcm`, which stretches them and makes them sum to one again.
     background : str
-        For methods without a background of their own: `fixed:x`; `power:a` for (1 - max)^a; `swept_on:SPLIT` for the
+        For methods without a background of their own: `method`, the rule that the method's source fixes (`fixed:0.4`
+        where it fixes none); `fixed:x`; `power:a` for (1 - max)^a; `swept_on:SPLIT` for the
         fixed value, in steps of 0.01, with the best mIoU on the ground-truth pixels of that split. `model` admits only
         methods that have one.
     size : int, "native" or None
@@ -108,6 +111,7 @@ class Protocol(Frozen):
     name: str
     summary: str = ""
     source: str = ""
+    version: int = 1
     label_source: Literal["masks", "xml", "file"] | None = None
     background_label: Literal["always", "masks"] = "always"
     classes: Names = ()
@@ -130,9 +134,10 @@ class Protocol(Frozen):
 
     @model_serializer(mode="wrap")
     def _without_verification(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is said of a verification where there is none: keys and records are those from before it."""
-        written = dump(self)
-        return written if self.verify != "none" else {k: v for k, v in written.items() if k not in VERIFICATION}
+        """Leave out a verification where there is none, and a first version: keys are those from before there were."""
+        left_out = () if self.verify != "none" else VERIFICATION
+        first = ("version",) if self.version == 1 else ()
+        return {key: value for key, value in dump(self).items() if key not in (*left_out, *first)}
 
     def gating(self, split: str, training_splits: Sequence[str]) -> Rule:
         """Return the gating rule of a split."""

@@ -22,8 +22,8 @@ class Rule:
     Attributes
     ----------
     kind : str
-        `gt`, `none`, `predicted`, `model`, `fixed`, `power`, `swept_on`, `given`, `last`, `val_image_labels` or
-        `val_pixels`.
+        Of a gating `gt`, `none`, `predicted`; of a background `method`, `model`, `fixed`, `power`, `swept_on`, `given`;
+        of a checkpoint `last`, `val_image_labels`, `val_pixels`.
     value : float, str or None
         A number; of `swept_on` a split; None where the kind stands alone.
     """
@@ -78,7 +78,7 @@ def _one_of(*alone: str, numeric: Sequence[str], named: Sequence[str] = ()) -> B
 
 CHOICES = ("val_image_labels", "val_pixels")
 Gating = Annotated[Rule, _one_of("gt", "none", numeric=("predicted",)), _AS_TEXT]
-Background = Annotated[Rule, _one_of("model", numeric=("fixed", "power"), named=("swept_on",)), _AS_TEXT]
+Background = Annotated[Rule, _one_of("method", "model", numeric=("fixed", "power"), named=("swept_on",)), _AS_TEXT]
 Checkpoint = Annotated[Rule, _one_of("last", *CHOICES, numeric=CHOICES), _AS_TEXT]
 
 

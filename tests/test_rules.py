@@ -24,7 +24,7 @@ def test_a_background_is_a_value_and_is_written_as_it_was(text: str, rule: Rule)
     "text", ["", "fixed", "fixed:", "fixed:1.1", "fixed:nan", "model:1", "swept_on:", "gt", 0.4, None]
 )
 def test_what_is_no_background_is_refused_with_every_form(text: object) -> None:
-    with pytest.raises(ValidationError, match="expected model or fixed:0..1 or power:0..100 or swept_on:…"):
+    with pytest.raises(ValidationError, match="expected method or model or fixed:0..1 or power:0..100 or swept_on:…"):
         Protocol(name="p", background=text)
 
 

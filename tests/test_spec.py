@@ -42,7 +42,7 @@ def test_a_weights_file_leaves_no_path_in_the_spec() -> None:
 def test_a_protocol_field_can_be_set_and_is_remembered() -> None:
     (cell,) = expand([Grid(methods="cam", set={"protocol.class_gating.held_out": "gt"})], REGISTRY)
     assert str(cell.spec.protocol.class_gating.held_out) == "gt"
-    assert cell.spec.protocol.class_gating.training == "gt"
+    assert str(cell.spec.protocol.class_gating.training) == "gt"
     assert cell.origins["protocol.class_gating.held_out"] == "--set"
 
 

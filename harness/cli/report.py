@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -137,12 +137,21 @@ def _draw(album: Iterator[Drawn], console: Console) -> list[Drawn]:
 
 
 def _only(found: pd.DataFrame, experiments: list[Experiment], registry: Registry) -> pd.DataFrame:
-    """Return the records of the cells of some experiments, whatever they started from and with whatever seeds."""
+    """Return the records of the cells of some experiments, whatever they started from and with whatever seeds.
+
+    What a protocol says counts, not what it is called: `strict-1` is what older records call `strict`.
+    """
     from harness.spec import expand
-    from harness.strict import canonical
 
     cells = [cell for experiment in experiments for cell in expand(experiment.grids, registry)]
-    free = {"weights", "checkpoint", "seed", "limit"}
-    wanted = {canonical(cell.spec.model_dump(mode="json", exclude=free)) for cell in cells}
-    asked = [{key: value for key, value in record["spec"].items() if key not in free} for record in found.record]
-    return found[[canonical(spec) in wanted for spec in asked]]
+    wanted = {_content(cell.spec.model_dump(mode="json")) for cell in cells}
+    return found[[_content(record["spec"]) in wanted for record in found.record]]
+
+
+def _content(spec: dict[str, Any]) -> str:
+    """Return what tells the cells of an experiment from others."""
+    from harness.strict import canonical
+
+    kept = {key: value for key, value in spec.items() if key not in ("weights", "checkpoint", "seed", "limit")}
+    named = ("name", "summary", "source", "version")
+    return canonical(kept | {"protocol": {key: value for key, value in spec["protocol"].items() if key not in named}})

@@ -234,7 +234,8 @@ def protocol_name(record: dict[str, Any]) -> str:
             for part in key.split(".")[1:]:
                 value = value[part]
             changes.append(f"{key.removeprefix('protocol.')}={value}")
-    name = f"protocol {record['spec']['protocol']['name']}"
+    version = record["spec"]["protocol"].get("version", 1)
+    name = f"protocol {record['spec']['protocol']['name']}" + (f", version {version}" if version > 1 else "")
     return f"{name} with {', '.join(changes)}" if changes else name
 
 
