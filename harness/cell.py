@@ -45,10 +45,14 @@ class RunSpec(Frozen):
     def title(self) -> str:
         """Return what people call the cell."""
         protocol = self.protocol
-        parts = [
-            self.method, self.backbone, self.dataset, protocol.name, protocol.refine, protocol.verify, f"s{self.seed}",
-        ]  # fmt: skip
+        refine = refiner_name(protocol.refine, self.refiner)
+        parts = [self.method, self.backbone, self.dataset, protocol.name, refine, protocol.verify, f"s{self.seed}"]
         return "/".join(part for part in parts if part != "none")
+
+
+def refiner_name(refine: str, settings: Mapping[str, Any] | None) -> str:
+    """Return what people call a refiner: as it was asked for, with the settings that differ from its preset's."""
+    return f"{refine}({', '.join(f'{key}={value}' for key, value in settings.items())})" if settings else refine
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.cell import refiner_name
 from harness.protocol import VERIFICATION
 from harness.results.store import Store
 from harness.strict import canonical
@@ -24,7 +25,8 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
     -------
     DataFrame
         One row per cell and scored split; one with an empty split for a cell that was not done. `miou`, with its 95 %
-        interval over pictures from `low` to `high`, `pixacc`, `macc`, `coverage` and `pxap` are shares in [0, 1]; `iou`
+        interval over pictures from `low` to `high`, `pixacc`, `macc`, `coverage` and `pxap` are shares in [0, 1];
+        `best` is the mIoU at the background threshold that is best on the split's own pixels, an oracle; `iou`
         maps class names to IoU; `parameters` counts weights; `settings` is the method's; `record` is the whole record.
         Of a cell with a verification, `verify` names it, `verified` is its mIoU, from `verified_low` to
         `verified_high`, and `pipeline` counts the weights of method and verifier.
@@ -86,7 +88,7 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         "reason": record.get("reason", ""),
         "dataset": spec["dataset"],
         "protocol": spec["protocol"]["name"],
-        "refine": spec["protocol"]["refine"],
+        "refine": refiner_name(spec["protocol"]["refine"], spec.get("refiner")),
         "method": spec["method"],
         "backbone": spec["backbone"],
         "timm": record.get("timm", ""),
@@ -106,6 +108,7 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         | {"split": split}
         | {name: metrics[name] for name in ("miou", "pixacc", "macc", "coverage")}
         | {"low": metrics["interval"][0], "high": metrics["interval"][1], "pxap": metrics.get("pxap")}
+        | {"best": record.get("best_threshold", {}).get(split, {}).get("miou")}
         | {"iou": dict(zip(record["classes"], metrics["iou"], strict=True))}
         | _verified(record.get("verification", {}).get(split))
         for split, metrics in record["metrics"].items()
@@ -122,5 +125,5 @@ def _verified(metrics: dict[str, Any] | None) -> dict[str, float]:
 _COLUMNS = [
     "key", "title", "status", "reason", "dataset", "protocol", "refine", "method", "backbone", "timm", "weights",
     "seed", "limit", "settings", "parameters", "split", "miou", "low", "high", "pixacc", "macc",
-    "coverage", "pxap", "iou", "verify", "verified", "verified_low", "verified_high", "pipeline", "record",
+    "coverage", "pxap", "best", "iou", "verify", "verified", "verified_low", "verified_high", "pipeline", "record",
 ]  # fmt: skip

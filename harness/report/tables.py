@@ -18,7 +18,8 @@ from harness.report.dataframe import once, variant, varying
 from harness.report.verifiers import ignored_notes, start_notes, verifier_names
 from harness.strict import canonical
 
-_METRICS = {"miou": "BPM mIoU", "pixacc": "pixAcc", "pxap": "PxAP"}
+_METRICS = {"miou": "BPM mIoU", "best": "at its best threshold", "pixacc": "pixAcc", "pxap": "PxAP"}
+_ORACLE = "an oracle: the background threshold that is best on this split's own pixels, before any refiner"
 _ENDS = {"miou": ("low", "high"), "verified": ("verified_low", "verified_high")}  # of an interval over pictures
 
 
@@ -140,7 +141,7 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
     scores: list[_Score] = []
     for split in splits:
         scores += [
-            *(_Score(split, metric=metric) for metric in _METRICS if metric != "pxap" or split == splits[-1]),
+            *(_Score(split, metric=metric) for metric in _METRICS if _is_shown(metric, split == splits[-1], group)),
             *(_Score(split, refiner) for refiner in refiners),
             *(_Score(split, refine, "verified", verify) for refine, verify in verified),
         ]
@@ -149,7 +150,10 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
     if verified:
         about.insert(4, "with verifier")
     marks = Marks()
-    headings = [score.heading + marks.of(start_notes(group, score.verify)) for score in scores]
+    headings = [
+        score.heading + marks.of([*start_notes(group, score.verify), *([_ORACLE] if score.metric == "best" else [])])
+        for score in scores
+    ]
     table = Table(f"{dataset}, {protocol_name(group.record.iloc[0])}", about + headings, [])
     for row in rows:
         table.rows.append(
@@ -165,11 +169,17 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
             ]
         )
     for column, score in enumerate(scores, len(about)):
-        _embolden(table, rows, column, score)
+        if score.metric != "best":
+            _embolden(table, rows, column, score)
         for number, row in enumerate(rows):
             table.sources[number, column] = row.keys(score)
     table.notes = [*_protocol_notes(dataset, group, splits, registry), *marks.notes]
     return table
+
+
+def _is_shown(metric: str, last: bool, group: pd.DataFrame) -> bool:
+    """Return whether a metric has a column: PxAP of the last split; best thresholds where records have them."""
+    return last if metric == "pxap" else metric != "best" or bool(group.best.notna().any())
 
 
 def _configurations(group: pd.DataFrame) -> list[_Row]:

@@ -27,6 +27,11 @@ def record_of(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
             for split, place in planned.artefacts["splits"].items()
             if "evaluate" in place
         },
+        "best_threshold": {
+            split: _best_threshold(store, place["curve"])
+            for split, place in planned.artefacts["splits"].items()
+            if "curve" in place
+        },
         "parameters": parameters,
         "curves": fitted.json("curves.json") if fitted else [],
         "choice": next((a.json("choice.json") for a in artefacts if a.stage == "select"), None),
@@ -90,6 +95,12 @@ def split_metrics(store: Store, place: dict[str, Any], definition: str) -> dict[
         curve = store.need("curve", place["curve"]).json("curve.json")
         metrics |= {"pxap": curve["pxap"], "ap": curve["ap"], "best_threshold": curve["threshold"]}
     return metrics
+
+
+def _best_threshold(store: Store, key: str) -> dict[str, float]:
+    """Return the background that is best on a split's own pixels, before any refiner, and its mIoU: an oracle."""
+    curve = store.need("curve", key).json("curve.json")
+    return {"threshold": curve["threshold"], "miou": max(curve["sweep"])}
 
 
 def _base(planned: PlannedCell, status: str) -> dict[str, Any]:
