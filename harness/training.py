@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from harness.contract import checked_losses, checked_phases
 from harness.data.base import open_rgb
 from harness.errors import HarnessError
 from harness.method import Batch, Method, Phase, Step
@@ -125,7 +126,7 @@ def train(method: Method, model: nn.Module, data: TrainingData, session: Session
         If a loss is not finite.
     """
     model.to(session.device)
-    phases = method.phases(model)
+    phases = checked_phases(method, method.phases(model))
     epochs = sum(phase.epochs for phase in phases)
     checkpoint = _load_checkpoint(session)
     start = 0
@@ -166,7 +167,6 @@ def _start(phase: Phase, model: nn.Module) -> torch.optim.Optimizer:
     """Freeze what is in no group, and return a fresh optimiser over the rest."""
     model.requires_grad_(False)
     for group in phase.groups:
-        group["params"] = list(group["params"])
         for parameter in group["params"]:
             parameter.requires_grad_(True)
     optimizer = getattr(torch.optim, phase.optimizer)(phase.groups, **phase.options)
@@ -196,7 +196,7 @@ def _epoch(
         batch = Batch(batch.images.to(session.device), batch.labels.to(session.device), batch.ids)
         step = Step(at.epoch, at.epochs, at.epoch * per_epoch + index, at.epochs * per_epoch)
         with session.autocast():
-            losses = method.training_step(model, batch, step)
+            losses = checked_losses(method, method.training_step(model, batch, step))
         (torch.stack(list(losses.values())).sum() / accumulate).backward()
         if (index + 1) % accumulate == 0:
             optimizer.step()

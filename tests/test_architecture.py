@@ -22,9 +22,11 @@ ROOT = Path(__file__).parent.parent
 # Each line may import what stands above it, and its own line.
 LAYERS = [
     {"errors", "files", "archive", "run.watchdog"},
-    {"strict"},
+    {"strict", "source_hash"},
     {"registry", "torchvision_ops", "provenance", "results.lease"},
-    {"method", "data", "training"},
+    {"method", "data"},
+    {"contract"},
+    {"training"},
     {"metrics", "pseudomask", "crf", "backbones", "results.store", "protocol", "external", "deeplab"},
     {"spec", "bootstrap", "parameter_count"},
     {"stages"},

@@ -14,6 +14,7 @@ from harness.errors import closest
 from harness.method import Params, RefinerParams
 from harness.registry import NAME
 from harness.run.resources import known
+from harness.source_hash import package_files, plugin_line, versioned_file
 from harness.strict import canonical
 
 _ALL = ("method", "refiner", "dataset")
@@ -130,8 +131,10 @@ def versioned(case: Case) -> None:
     if version is not None:
         must(isinstance(version, str) and version.strip(), f"`version` is {version!r}, not a text")
         return
-    source = case.entry.source
-    covered = sorted(source.parent.rglob("*.py")) if source.name == "__init__.py" else [source]
+    covered = []
+    for source in {case.entry.source, *(versioned_file(item.__module__) for item in plugin_line(case.plugin))}:
+        covered += package_files(source.parent) if source.name == "__init__.py" else [source]
+    covered = [path for path in covered if path.suffix == ".py"]
     for name in {name for path in covered for name in _imported(path)}:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and Path(file) not in covered:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harness.backbones import DEFAULT_STRIDE, PREFIX, Backbone, Weights, build_backbone, family, read_state
+from harness.contract import checked_model, exits_refused
 from harness.errors import UserError
 from harness.method import Method
 from harness.parameter_count import count_parameters
@@ -22,7 +23,7 @@ from harness.training import EPOCH, Session, TrainingData, derive, save_model
 def build_model(method: Method, identifier: str, weights: Weights, num_classes: int, seed: int) -> nn.Module:
     """Build a method's model, from start weights and a seed."""
     torch.manual_seed(derive(seed, "build"))
-    return method.build(new_backbone(method, identifier, weights), num_classes)
+    return checked_model(method, method.build(new_backbone(method, identifier, weights), num_classes))
 
 
 def new_backbone(method: Method, identifier: str, weights: Weights) -> Backbone | None:
@@ -71,13 +72,15 @@ def run(task: Task) -> None:
     )
     path = task.locations.weights.get(config["weights"])
     weights = Weights("file", config["weights"], Path(path)) if path else Weights("random")
-    model = build_model(method, config["timm"], weights, config["num_classes"], config["seed"])
+    with exits_refused(method):
+        model = build_model(method, config["timm"], weights, config["num_classes"], config["seed"])
     keep = config.get("keep_epochs", False)
     session = Session(config["seed"], task.device, config["precision"], task.work / "training", task.progress, keep)
     if "checkpoint" in config:
         load_checkpoint(model, Path(task.locations.weights[config["checkpoint"]]))
     else:
-        method.fit(model, data, session)
+        with exits_refused(method):
+            method.fit(model, data, session)
     save_model(model, task.out / "model.safetensors")
     for kept in session.folder.glob(EPOCH.format("*")):
         (task.out / kept.name).hardlink_to(kept)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from harness.contract import checked_refined
 from harness.data.base import IGNORE, open_rgb, save_mask
 from harness.method import Refiner
 from harness.pseudomask import Rules, open_classes, probabilities
@@ -49,8 +50,8 @@ def best_channel(scored: Tensor, refiner: Refiner | None, picture: Path) -> np.n
     """Return (H, W) which channel is best at each pixel, refined by the picture if there is a refiner."""
     if refiner is None:
         return scored.argmax(0).numpy()
-    normal = scored / scored.sum(0).clamp(min=1e-7)
-    return refiner.refine(open_rgb(picture), normal.numpy()).argmax(0)
+    normal = (scored / scored.sum(0).clamp(min=1e-7)).numpy()
+    return checked_refined(refiner, refiner.refine(open_rgb(picture), normal), normal).argmax(0)
 
 
 def load_refiner(chosen: dict[str, Any] | None, registry: Registry) -> Refiner | None:

@@ -1,0 +1,147 @@
+"""What a plugin's code gives back, held against its contract while a run goes on: a breach is one line with its name.
+
+All of it looks at types and shapes on the host; nothing waits for a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.errors import HarnessError
+from harness.method import Method, Phase, Refiner
+
+TOLERANCE = 1e-3  # by which a probability may exceed 1
+
+
+class BrokenContractError(HarnessError):
+    """What a plugin gave, and what its contract expects."""
+
+
+def must(holds: object, plugin: Any, function: str, gave: str, expected: str) -> None:
+    """Raise unless something holds.
+
+    Raises
+    ------
+    BrokenContractError
+        With the plugin's name, what its function gave and what is expected.
+    """
+    if not holds:
+        kind = "refiner" if isinstance(plugin, Refiner) else "method"
+        raise BrokenContractError(f"{kind} '{plugin.name}': `{function}` gave {gave}, expected {expected}")
+
+
+@contextmanager
+def exits_refused(method: Method) -> Iterator[None]:
+    """Turn an exception by which code ends its process into a failure like any other.
+
+    Raises
+    ------
+    BrokenContractError
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        message = f"method '{method.name}' raised {type(error).__name__}, expected results or an Exception"
+        raise BrokenContractError(message) from error
+
+
+def checked_model(method: Method, model: Any) -> nn.Module:
+    """Return what `build` gave."""
+    must(isinstance(model, nn.Module), method, "build", describe(model), "a torch.nn.Module")
+    return model
+
+
+def checked_phases(method: Method, phases: Any) -> list[Phase]:
+    """Return what `phases` gave, the parameters of each group as a list."""
+    expected = "a list of harness.Phase"
+    listed = isinstance(phases, list | tuple) and all(isinstance(phase, Phase) for phase in phases)
+    must(listed, method, "phases", describe(phases), expected)
+    for phase in phases:
+        whole = isinstance(phase.epochs, int) and phase.epochs >= 0
+        must(whole, method, "phases", f"{phase.epochs!r} epochs", "a whole number of epochs, 0 or more")
+        known = isinstance(getattr(torch.optim, str(phase.optimizer), None), type)
+        must(known, method, "phases", f"the optimizer {phase.optimizer!r}", "the name of one in torch.optim")
+        must(callable(phase.schedule), method, "phases", f"a schedule {describe(phase.schedule)}", "a callable")
+        for group in phase.groups:
+            sound = isinstance(group, dict) and "params" in group and not isinstance(group["params"], Tensor)
+            must(sound, method, "phases", f"the group {describe(group)}", "a dict with a list of `params`")
+            group["params"] = list(group["params"])
+            sound = all(isinstance(parameter, nn.Parameter) for parameter in group["params"])
+            must(sound, method, "phases", "a group with other `params`", "parameters of the model")
+    return list(phases)
+
+
+def checked_losses(method: Method, losses: Any) -> dict[str, Tensor]:
+    """Return what `training_step` gave."""
+    expected = "a dict of losses by name, each a float tensor of shape ()"
+    named = isinstance(losses, dict) and losses and all(isinstance(name, str) for name in losses)
+    must(named, method, "training_step", describe(losses), expected)
+    for name, loss in losses.items():
+        sound = isinstance(loss, Tensor) and loss.shape == () and loss.is_floating_point()
+        must(sound, method, "training_step", f"the loss '{name}' as {describe(loss)}", expected)
+    trained = any(loss.requires_grad for loss in losses.values())
+    must(trained, method, "training_step", "losses that no parameter takes part in", "losses with a gradient")
+    return losses
+
+
+def checked_scores(method: Method, scored: Any, count: int) -> tuple[Tensor, Tensor | None]:
+    """Return score maps and presence of `count` images; how many classes they have, see `check_classes`."""
+    if method.predicts_presence:
+        paired = isinstance(scored, tuple) and len(scored) == 2
+        must(paired, method, "score", describe(scored), "a pair, maps and presence (predicts_presence is True)")
+        maps, presence = scored
+        sound = _floats(presence, 2) and len(presence) == count
+        must(sound, method, "score", f"presence as {describe(presence)}", f"a float tensor ({count}, num_classes - 1)")
+    else:
+        maps, presence = scored, None
+    sound = _floats(maps, 4) and len(maps) == count and maps.numel()
+    expected = "maps" if method.predicts_presence else "maps alone (predicts_presence is False)"
+    must(sound, method, "score", describe(maps), f"{expected}: a float tensor ({count}, C, h, w)")
+    return maps, presence
+
+
+def check_classes(method: Method, maps: Tensor, presence: Tensor | None, classes: int) -> None:
+    """See that maps have a channel for each class, and presence a column for each but the background."""
+    expected = classes - (not method.background)
+    own = "with" if method.background else "without"
+    sound = maps.shape[1] == expected
+    must(sound, method, "score", f"{maps.shape[1]} channels", f"{expected}: {classes} classes {own} the background")
+    if presence is not None:
+        columns = presence.shape[1]
+        must(columns == classes - 1, method, "score", f"presence of {columns} classes", f"{classes - 1}: no background")
+
+
+def check_range(method: Method, values: np.ndarray, what: str, highest: float = float("inf")) -> None:
+    """See that scores or presence, on the host, are finite, not negative, and not above their highest."""
+    low, high = values.min(initial=0), values.max(initial=0)
+    sound = np.isfinite(values).all() and low >= 0 and high <= highest + TOLERANCE
+    expected = "finite and non-negative ones" if highest == float("inf") else f"finite ones in [0, {highest:g}]"
+    must(sound, method, "score", f"{what} from {low:g} to {high:g}", expected)
+
+
+def checked_refined(refiner: Refiner, refined: Any, given: np.ndarray) -> np.ndarray:
+    """Return what `refine` made of some probabilities."""
+    sound = isinstance(refined, np.ndarray) and refined.shape == given.shape and refined.dtype.kind == "f"
+    must(sound, refiner, "refine", describe(refined), f"a float array {given.shape}")
+    must(np.isfinite(refined).all(), refiner, "refine", "NaN or infinity", "finite numbers")
+    return refined
+
+
+def describe(value: Any) -> str:
+    """Return what a value is, in a few words."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"a {type(value).__name__} {value.dtype} {tuple(value.shape)}"
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)[:60]
+    size = f" of {len(value)}" if isinstance(value, list | tuple | dict) else ""
+    return f"a {type(value).__name__}{size}"
+
+
+def _floats(value: Any, dimensions: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim == dimensions and value.is_floating_point()
