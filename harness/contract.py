@@ -68,6 +68,8 @@ def checked_phases(method: Method, phases: Any) -> list[Phase]:
         known = isinstance(getattr(torch.optim, str(phase.optimizer), None), type)
         must(known, method, "phases", f"the optimizer {phase.optimizer!r}", "the name of one in torch.optim")
         must(callable(phase.schedule), method, "phases", f"a schedule {describe(phase.schedule)}", "a callable")
+        listed = isinstance(phase.groups, list | tuple)
+        must(listed, method, "phases", f"the groups {describe(phase.groups)}", "a list of dicts with `params`")
         for group in phase.groups:
             sound = isinstance(group, dict) and "params" in group and not isinstance(group["params"], Tensor)
             must(sound, method, "phases", f"the group {describe(group)}", "a dict with a list of `params`")

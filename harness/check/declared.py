@@ -153,8 +153,10 @@ def _imported(path: Path) -> set[str]:
 
 
 def _published(name: str, file: Path) -> bool:
-    """Return whether a module is the harness's, Python's own, or of an installed distribution."""
-    known = name.partition(".")[0] in ("harness", "wsss_methods", *sys.stdlib_module_names)
+    """Return whether a module is the harness's, Python's own, or of an installed distribution; no method is."""
+    if name.partition(".")[0] == "wsss_methods":
+        return False
+    known = name.partition(".")[0] in ("harness", *sys.stdlib_module_names)
     return known or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
 
 
