@@ -132,10 +132,9 @@ def versioned(case: Case) -> None:
         must(isinstance(version, str) and version.strip(), f"`version` is {version!r}, not a text")
         return
     covered = []
-    for source in {case.entry.source, *(versioned_file(item.__module__) for item in plugin_line(case.plugin))}:
+    for source in {versioned_file(item.__module__) for item in plugin_line(case.plugin)}:
         covered += package_files(source.parent) if source.name == "__init__.py" else [source]
-    covered = [path for path in covered if path.suffix == ".py"]
-    for name in {name for path in covered for name in _imported(path)}:
+    for name in {name for path in covered if path.suffix == ".py" for name in _imported(path)}:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and Path(file) not in covered:
             told = f"it imports {name} ({Path(file).name}), which its version does not cover"
@@ -154,10 +153,10 @@ def _imported(path: Path) -> set[str]:
 
 def _published(name: str, file: Path) -> bool:
     """Return whether a module is the harness's, Python's own, or of an installed distribution; no method is."""
-    if name.partition(".")[0] == "wsss_methods":
-        return False
-    known = name.partition(".")[0] in ("harness", *sys.stdlib_module_names)
-    return known or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
+    top, installed = name.partition(".")[0], {"site-packages", "dist-packages"}
+    return top in ("harness", *sys.stdlib_module_names) or (
+        top != "wsss_methods" and not installed.isdisjoint(file.parts)
+    )
 
 
 @check("method", needs=("has_defaults", "well_declared"))
