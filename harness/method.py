@@ -206,6 +206,7 @@ class Refiner(Trainable):
         What `build` returned, trained, in evaluation mode and on its device, whenever `refine` is called.
     """
 
+    kind: ClassVar[str] = "refiner"
     refines: ClassVar[Literal["probabilities", "maps"]] = "probabilities"
     background_rule: ClassVar[str] = ""
     trained: ClassVar[bool] = False

@@ -11,9 +11,12 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
@@ -23,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from harness.errors import UserError, closest
+from harness.source_hash import plugin_version, versioned_file
 from harness.strict import read_yaml
 
 CODE_KINDS = {"method": "Method", "refiner": "Refiner", "dataset": "Dataset"}
@@ -35,8 +39,10 @@ DATA_KINDS = {
 }
 ENTRY_POINT_GROUP = "wsss_harness.plugins"
 BUILT_IN = "built-in"
+IMPORT_SECONDS = 120.0  # that the import of a plugin may take
 NAME = r"[a-z][a-z0-9_-]*"  # what can be typed where names are
 _BUILT_IN_PACKAGES = ("wsss_methods", "harness.data")
+_NO_REFINERS = ("none", *CODE_KINDS, *DATA_KINDS)  # what asks for no refiner, and the kinds beside those of presets
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Registry:
     """
 
     def __init__(self, plugins: Iterable[str] = ()) -> None:
-        self.plugins = tuple(plugins)
+        self.plugins = tuple(dict.fromkeys(plugins))
         self._files: dict[Path, Any] = {}
         self._versions: dict[tuple[str, str], str] = {}
 
@@ -90,7 +96,7 @@ class Registry:
 
     def names(self, kind: str) -> list[str]:
         """Return the usable names of a kind."""
-        return [entry.name for entry in self.entries(kind) if not entry.broken]
+        return sorted(entry.name for entry in self._asked if entry.kind == kind and not entry.broken)
 
     def entry(self, kind: str, name: str) -> Entry:
         """Return one usable entry.
@@ -100,7 +106,7 @@ class Registry:
         UserError
             If there is none of that name, with the closest one, or if it is broken, with the reason.
         """
-        for entry in self._entries:
+        for entry in self._asked:
             if (entry.kind, entry.name) == (kind, name):
                 if entry.broken:
                     raise UserError(f"{kind} '{name}' ({entry.origin}) is broken: {entry.broken}")
@@ -132,16 +138,19 @@ class Registry:
         module_name, class_name = entry.where.split(":")
         try:
             module = sys.modules.get(module_name) or importlib.import_module(module_name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"{kind} '{name}' ({entry.origin}) does not import: {_reason(error)}") from error
         return getattr(module, class_name)
 
     def source_version(self, kind: str, name: str) -> str:
-        """Return the version of a code plugin: the one that it pins, or a hash of its module or package."""
+        """Return the version of a code plugin: the one that it pins, or a hash of its module or package.
+
+        The plugins that its class builds on count too, so that a change to one of them is a change to it.
+        """
         key = (kind, name)
         if key not in self._versions:
-            pinned = getattr(self.load(kind, name), "version", None)
-            self._versions[key] = str(pinned) if pinned else source_hash(self.entry(kind, name).source)
+            plugin = self.load(kind, name)
+            self._versions[key] = str(plugin.version) if kind == "dataset" else plugin_version(plugin)
         return self._versions[key]
 
     @cached_property
@@ -155,15 +164,29 @@ class Registry:
 
     @cached_property
     def _entries(self) -> list[Entry]:
-        given = [_data_file(plugin, self.data_kinds) for plugin in map(Path, self.plugins) if _is_yaml(plugin)]
+        data = [_data_file(plugin, self.data_kinds) for plugin in self.plugins if _is_yaml(Path(plugin))]
+        listed = [*self._code, *_built_in_data(self.data_kinds), *data]
+        for plugin in self.plugins:
+            if not any(entry.origin == plugin for entry in listed):
+                raise UserError(
+                    f"--plugins {plugin}: defines no plugin: a class of harness.Method, Refiner or Dataset with a name"
+                )
         found: dict[tuple[str, str], Entry] = {}
-        for entry in (*self._code, *_built_in_data(self.data_kinds), *given):
-            taken = found.get((entry.kind, entry.name))
-            if taken:
-                reason = f"the name is taken by {taken.origin} ({taken.source.name})"
-                entry = Entry(entry.kind, f"{entry.name}@{entry.origin}", entry.origin, entry.source, broken=reason)
-            found[entry.kind, entry.name] = entry
-        return list(found.values())
+        for entry in (entry for entry in listed if not entry.broken):
+            taken = found.setdefault((entry.kind, entry.name), entry)
+            if (taken.where, taken.source.resolve()) != (entry.where, entry.source.resolve()):
+                raise UserError(_taken(entry, f"{taken.origin} ({taken.source.name})"))
+            if entry.kind == "refiner" and entry.name in _NO_REFINERS:
+                raise UserError(_taken(entry, "the harness"))
+        return [*found.values(), *(entry for entry in listed if entry.broken)]
+
+    @cached_property
+    def _asked(self) -> list[Entry]:
+        """All entries, where none that was given with `--plugins` is broken; else nothing is found under any name."""
+        for entry in self._entries:
+            if entry.broken and entry.origin in self.plugins:
+                raise UserError(f"--plugins {entry.origin}: {entry.broken}")
+        return self._entries
 
     def _given(self) -> Iterator[Entry]:
         for plugin in self.plugins:
@@ -172,19 +195,12 @@ class Registry:
                 continue
             if path.exists():
                 yield from _import_and_list(plugin, path.stem, lambda path=path: _import_path(path), path)
+            elif path.suffix == ".py" or os.sep in plugin:
+                yield Entry("method", path.stem, plugin, path, broken="there is no such file or folder")
             else:
                 yield from _import_and_list(
                     plugin, plugin, lambda plugin=plugin: importlib.import_module(plugin), Path(plugin)
                 )
-
-
-def source_hash(source: Path) -> str:
-    """Return a hash of a module's file, or of every Python file of its package."""
-    files = sorted(source.parent.rglob("*.py")) if source.name == "__init__.py" else [source]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(str(file.relative_to(source.parent)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
 
 
 def configs() -> Path:
@@ -244,15 +260,16 @@ def _is_yaml(path: Path) -> bool:
     return path.suffix in (".yaml", ".yml")
 
 
-def _data_file(path: Path, kinds: Mapping[str, str]) -> Entry:
+def _data_file(plugin: str, kinds: Mapping[str, str]) -> Entry:
     """List a YAML file of the user's; the folder that it lies in says of which kind it is."""
+    path = Path(plugin)
     kind = next((kind for kind, folder in kinds.items() if path.absolute().parent.name == folder), "")
     if not kind:
         raise UserError(f"--plugins {path}: put it into a folder named {' or '.join(kinds.values())}")
     try:
-        return Entry(kind, path.stem, str(path), path, summary=read_yaml(path).get("summary", ""))
+        return Entry(kind, path.stem, plugin, path, summary=read_yaml(path).get("summary", ""))
     except UserError as error:
-        return Entry(kind, path.stem, str(path), path, broken=str(error))
+        return Entry(kind, path.stem, plugin, path, broken=str(error).replace(str(path), path.name))
 
 
 def _installed() -> Iterator[Entry]:
@@ -264,7 +281,7 @@ def _installed() -> Iterator[Entry]:
 def _import_and_list(origin: str, name: str, importer: Any, path: Path) -> Iterator[Entry]:
     """Import a plugin from outside and list its classes; if that fails, list it as broken."""
     try:
-        with redirect_stdout(sys.stderr):  # what a command prints is its own
+        with redirect_stdout(sys.stderr), _in_time(IMPORT_SECONDS):  # what a command prints is its own
             module: ModuleType = importer()
         classes = [item for item in vars(module).values() if isinstance(item, type) and "name" in vars(item)]
     except (Exception, SystemExit) as error:
@@ -273,15 +290,35 @@ def _import_and_list(origin: str, name: str, importer: Any, path: Path) -> Itera
     for item in classes:
         kind = next((k for k, base in CODE_KINDS.items() if base in {c.__name__ for c in item.__mro__[1:]}), None)
         if kind and item.__module__.startswith(module.__name__):
-            file = _versioned_file(item.__module__, path)
+            if not isinstance(vars(item)["name"], str):
+                yield Entry(kind, item.__name__, origin, path, broken=f"its name is {vars(item)['name']!r}, not text")
+                continue
+            file = versioned_file(item.__module__)
             summary = (item.__doc__ or "").strip().partition("\n")[0]
             yield Entry(kind, vars(item)["name"], origin, file, f"{item.__module__}:{item.__name__}", summary)
 
 
-def _versioned_file(module: str, path: Path) -> Path:
-    """Return the file whose hash is a plugin's version: of its whole package, or of its module where it has none."""
-    package = sys.modules[module.partition(".")[0]].__file__  # None for a namespace package
-    return Path(package or sys.modules[module].__file__ or path)
+@contextmanager
+def _in_time(seconds: float) -> Iterator[None]:
+    """Interrupt what takes longer; only the main thread can, and compiled code is interrupted once it returns."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise TimeoutError(f"it took longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again and again, where the code catches exceptions
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _taken(entry: Entry, by: str) -> str:
+    return f"{entry.kind} '{entry.name}' of {entry.origin}: the name is taken by {by}; give it another one"
 
 
 def _import_path(path: Path) -> ModuleType:

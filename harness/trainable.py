@@ -19,6 +19,7 @@ class Trainable:
 
     Attributes
     ----------
+    kind : {"method", "refiner"}
     name : str
         What it is called on the command line.
     cite : str
@@ -31,6 +32,7 @@ class Trainable:
         Checks of `harness check` that it cannot pass, each with the reason: `{"cited": "a baseline of ours"}`.
     """
 
+    kind: ClassVar[str] = "method"
     name: ClassVar[str]
     cite: ClassVar[str] = ""
     resources: ClassVar[Mapping[str, float]] = {}

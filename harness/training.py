@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from harness.contract import checked_losses, checked_phases
 from harness.errors import HarnessError
 from harness.loader import TrainingData
 from harness.phases import Augment, Phase, Step
@@ -69,7 +70,7 @@ def train(method: Trainable, model: nn.Module, data: TrainingData, session: Sess
         If a loss is not finite.
     """
     model.to(session.device)
-    phases = method.phases(model)
+    phases = checked_phases(method, method.phases(model))
     session.phases = [phase.facts() for phase in phases]
     lengths = [_steps_per_epoch(method, phase, data) for phase in phases]
     total = sum(phase.epochs * length for phase, length in zip(phases, lengths, strict=True))
@@ -132,7 +133,6 @@ def _start(phase: Phase, model: nn.Module) -> torch.optim.Optimizer:
     """Freeze what is in no group, and return a fresh optimiser over the rest."""
     model.requires_grad_(False)
     for group in phase.groups:
-        group["params"] = list(group["params"])
         for parameter in group["params"]:
             parameter.requires_grad_(True)
     optimizer = getattr(torch.optim, phase.optimizer)(phase.groups, **phase.options)
@@ -164,7 +164,7 @@ def _epoch(
             group["lr"] = group["base_lr"] * phase.schedule(progress)
         step = replace(start, iteration=start.iteration + index)
         with session.autocast():
-            losses = method.training_step(model, batch.to(session.device), step)
+            losses = checked_losses(method, method.training_step(model, batch.to(session.device), step))
         (torch.stack(list(losses.values())).sum() / accumulate).backward()
         if (index + 1) % accumulate == 0:
             if phase.clip_norm:

@@ -23,15 +23,16 @@ ROOT = Path(__file__).parent.parent
 # Each line may import what stands above it, and its own line.
 LAYERS = [
     {"errors", "files", "archive", "run.watchdog"},
-    {"strict"},
+    {"strict", "source_hash"},
     {"registry", "torchvision_ops", "provenance", "results.lease", "rules", "phases", "seeds"},
     {"data", "protocol", "deeplab.recipe"},
     {"augment", "cell"},
     {"loader"},
     {"trainable"},
+    {"contract"},
     {"training"},
     {"method"},
-    {"metrics", "pseudomask", "crf", "backbones", "results.store", "effective", "external", "deeplab"},
+    {"metrics", "pseudomask", "crf", "backbones", "results.store", "effective", "external", "deeplab", "outputs"},
     {"spec", "bootstrap", "parameter_count"},
     {"stages", "inputs"},
     {"run.resources", "run.worker"},

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from harness import registry as registry_module
 from harness.errors import UserError
-from harness.registry import CODE_KINDS, Registry, source_hash
+from harness.registry import CODE_KINDS, Registry
+from harness.source_hash import source_hash
 from harness.spec import refiner_config
 
 PLUGIN = '''
@@ -49,8 +51,67 @@ def test_a_plugin_file_is_found_and_its_source_is_its_version(plugin: Path) -> N
     registry = Registry([str(plugin)])
     assert registry.load("method", "mine").name == "mine"
     before = registry.source_version("method", "mine")
-    plugin.write_text(PLUGIN + "# changed\n")
+    assert source_hash(plugin) == before
+    plugin.write_text(PLUGIN + "X = 1\n")
     assert source_hash(plugin) != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("class Mine", "# a comment\n\nclass Mine", True),
+        ('"""My method."""', '"""Another text,\n\n    longer."""', True),
+        ('    name = "mine"\n', '    name = "mine"  # its name\n', True),
+        ('"mine"\n', '"mine"\n    prompt = """a\n\n# photo"""\n', False),
+        ('"mine"\n', '"mine"\n    prompt = "a"\n', False),
+        ('    name = "mine"\n', '    if True:\n        name = "mine"\n', False),
+    ],
+)
+def test_a_version_is_of_the_code_and_not_of_its_words(plugin: Path, old: str, new: str, same: bool) -> None:
+    before = source_hash(plugin)
+    assert old in PLUGIN
+    plugin.write_text(PLUGIN.replace(old, new))
+    assert (source_hash(plugin) == before) is same
+
+
+@pytest.mark.parametrize(("name", "counts"), [
+    ("data/names.json", True), ("inner.so", True), ("README.md", False), ("__pycache__/a.pyc", False), (".swp", False),
+])  # fmt: skip
+def test_the_version_of_a_package_counts_all_that_is_shipped_in_it(tmp_path: Path, name: str, counts: bool) -> None:
+    (tmp_path / "__init__.py").write_text(PLUGIN)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("1")
+    before = source_hash(tmp_path / "__init__.py")
+    (tmp_path / name).write_text("2")
+    assert (source_hash(tmp_path / "__init__.py") != before) is counts
+
+
+def test_code_with_results_keeps_the_version_that_they_name() -> None:
+    registry = Registry()
+    assert registry.source_version("method", "cam") == "d82bad6cbcafa58b"
+    assert registry.source_version("method", "vitpcm") == "98408a5f030d43ea"
+    assert registry.source_version("refiner", "crf") == "ef678281cc62b970"
+
+
+def test_the_version_of_a_plugin_counts_the_plugins_that_it_builds_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parents_of_mine.py").write_text(PLUGIN)
+    (tmp_path / "child.py").write_text("from parents_of_mine import Mine\nclass Child(Mine):\n    name = 'child'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def version() -> str:
+        return Registry([str(tmp_path / "child.py")]).source_version("method", "child")
+
+    before = version()
+    (tmp_path / "parents_of_mine.py").write_text(PLUGIN + "    background = True\n")
+    after = version()
+    assert after != before
+    own = "from wsss_methods.cam import CAM\nclass Own(CAM):\n    name = 'own'\n"
+    (tmp_path / "own.py").write_text(own)
+    assert Registry([str(tmp_path / "own.py")]).source_version("method", "own") != source_hash(tmp_path / "own.py")
+    (tmp_path / "pinned.py").write_text(own.replace("own", "pinned") + "    version = '3'\n")
+    assert Registry([str(tmp_path / "pinned.py")]).source_version("method", "pinned") == "3"
 
 
 def test_a_plugin_package_is_hashed_as_a_whole(tmp_path: Path) -> None:
@@ -98,10 +159,10 @@ def test_another_version_is_another_key(plugin: Path, toy: Path) -> None:
         cells = expand([Grid(methods=("mine",), backbones=("timm:test_vit",), limit=2)], registry)
         return plan_cells(cells, Inputs(registry, plugin.parent / "results", None)).cells[0].key
 
-    plain, edited = key("", "a"), key("    # other numbers\n", "b")
+    plain, edited = key("", "a"), key("    background = True\n", "b")
     assert plain != edited
     pinned = '    version = "1"\n'
-    assert key(pinned, "c") == key(pinned + "    # the same numbers\n", "d") != plain
+    assert key(pinned, "c") == key(pinned + "    cite = 'the same numbers'\n", "d") != plain
 
 
 @pytest.mark.parametrize(
@@ -113,24 +174,90 @@ def test_another_version_is_another_key(plugin: Path, toy: Path) -> None:
         ("raise RuntimeError('two\\nlines')\n", "RuntimeError: two"),
     ],
 )
-def test_a_broken_plugin_is_listed_with_its_reason_and_stops_nothing(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_broken_plugin_is_listed_with_its_reason_and_named_whatever_is_asked_for(
+    tmp_path: Path, text: str, reason: str
+) -> None:
     path = tmp_path / "bad.py"
     path.write_text(text)
     registry = Registry([str(path)])
     (entry,) = [entry for entry in registry.entries("method") if entry.broken]
     assert reason in entry.broken
     assert "\n" not in entry.broken
-    assert registry.load("method", "cam").name == "cam"
-    with pytest.raises(UserError, match="is broken"):
-        registry.entry("method", "bad")
+    for name in ("cam", "bad"):
+        with pytest.raises(UserError, match=rf"^--plugins {path}: does not import: ") as error:
+            registry.load("method", name)
+        assert reason in str(error.value)
 
 
-def test_a_taken_name_is_broken_not_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "again.py"
-    path.write_text(PLUGIN.replace('"mine"', '"cam"'))
-    registry = Registry([str(path)])
-    assert registry.load("method", "cam").__module__ == "wsss_methods.cam"
-    assert any("taken by built-in" in entry.broken for entry in registry.entries("method"))
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("lost/nofile.py", "there is no such file or folder"),
+        ("nofile.py", "there is no such file or folder"),
+        ("no_such_module_at_all", "does not import: ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("protocols/lost.yaml", "cannot read lost.yaml: No such file or directory"),
+    ],
+)
+def test_a_plugin_that_is_not_there_is_named_whatever_is_asked_for(given: str, reason: str) -> None:
+    with pytest.raises(UserError) as error:
+        Registry([given]).select("method", ["cam"])
+    assert str(error.value) == f"--plugins {given}: {reason}"
+
+
+def test_a_file_without_a_plugin_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "empty.py"
+    path.write_text("x = 1\n")
+    with pytest.raises(UserError, match=rf"--plugins {path}: defines no plugin"):
+        Registry([str(path)]).load("method", "cam")
+
+
+def test_an_endless_import_is_interrupted_even_where_it_catches_exceptions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "endless.py"
+    path.write_text(
+        "import time\ntry:\n    time.sleep(60)\nexcept Exception:\n    pass\nwhile True:\n    time.sleep(60)\n"
+    )
+    monkeypatch.setattr(registry_module, "IMPORT_SECONDS", 0.2)
+    with pytest.raises(UserError, match=r"does not import: TimeoutError: it took longer than 0\.2 s"):
+        Registry([str(path)]).load("method", "cam")
+
+
+_METHOD, _REFINER, _DATASET = (
+    f"from harness import {base}\nclass Mine({base}):\n    name = '{{}}'\n" for base in CODE_KINDS.values()
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("again.py", _METHOD.format("cam"), r"method 'cam' of .*again\.py: the name is taken by built-in \(cam\.py\)"),
+        ("again.py", _REFINER.format("crf"), r"refiner 'crf' of .*: the name is taken by built-in \(crf\.py\)"),
+        ("again.py", _REFINER.format("protocol"), "refiner 'protocol' of .*: the name is taken by the harness"),
+        ("again.py", _REFINER.format("none"), "refiner 'none' of .*: the name is taken by the harness"),
+        ("again.py", _DATASET.format("toy"), r"dataset 'toy' of .*: the name is taken by built-in \(toy\.py\)"),
+        ("again.py", _METHOD.format("one"), r"method 'one' of .*again\.py: the name is taken by .*one\.py"),
+        ("again.py", _METHOD.format("two") + "class Other(Mine):\n    name = 'two'\n", "'two' of .*: the name is"),
+        ("protocols/strict.yaml", "background: fixed:0.9\n", r"protocol 'strict' of .*: the name is taken by built-in"),
+        ("experiments/table1-animals.yaml", "grids: []\n", "experiment 'table1-animals' of .*: the name is taken by"),
+        ("deeplab/toy.yaml", "summary: x\n", "deeplab 'toy' of .*: the name is taken by built-in"),
+        ("crf/irn.yaml", "summary: x\n", "crf 'irn' of .*: the name is taken by built-in"),
+    ],
+)  # fmt: skip
+def test_a_taken_name_is_refused_with_what_has_it(tmp_path: Path, file: str, text: str, message: str) -> None:
+    (tmp_path / "one.py").write_text(_METHOD.format("one"))
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    registry = Registry([str(tmp_path / "one.py"), str(path)])
+    for ask in (lambda: registry.load("method", "sanity-random"), lambda: registry.entries("method")):
+        with pytest.raises(UserError, match=message):
+            ask()
+
+
+def test_the_same_plugin_twice_is_one(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(plugin.parent)
+    assert Registry([str(plugin), "mine.py", "mine.py"]).names("method").count("mine") == 1
 
 
 def test_a_yaml_file_is_of_the_kind_that_its_folder_names(tmp_path: Path) -> None:
@@ -139,9 +266,11 @@ def test_a_yaml_file_is_of_the_kind_that_its_folder_names(tmp_path: Path) -> Non
     (folder / "mine.yaml").write_text("summary: ours\nflip: max\n")
     (folder / "bad.yaml").write_text("summary: [\n")
     registry = Registry([str(folder / "mine.yaml"), str(folder / "bad.yaml")])
-    assert registry.load("protocol", "mine") == {"summary": "ours", "flip": "max"}
-    with pytest.raises(UserError, match=r"broken: .*bad\.yaml"):
-        registry.entry("protocol", "bad")
+    assert Registry([str(folder / "mine.yaml")]).load("protocol", "mine") == {"summary": "ours", "flip": "max"}
+    (bad,) = registry.entries("protocol", "bad")
+    assert bad.broken.startswith("bad.yaml:2: not YAML")
+    with pytest.raises(UserError, match=r"--plugins .*bad\.yaml: bad\.yaml:2: not YAML"):
+        registry.entry("protocol", "strict")
     (tmp_path / "lost.yaml").write_text("summary: ours\n")
     with pytest.raises(UserError, match="folder named backbones or protocols"):
         Registry([str(tmp_path / "lost.yaml")]).names("protocol")

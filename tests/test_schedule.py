@@ -245,7 +245,8 @@ def test_failures_are_records_and_the_rest_goes_on(execute: Execute) -> None:
     assert found["raises"] == ("failed", "RuntimeError: no luck")
     assert found["exits"][0] == "failed"
     assert found["exits"][1].startswith("the worker died")
-    assert found["negative"] == ("failed", "ValueError: score maps must be finite and non-negative")
+    negative = "method 'negative': `score` gave scores from -0.8 to 0, expected finite ones in [0, 1]"
+    assert found["negative"] == ("failed", negative)
     assert found["memory"] == ("oom", "OutOfMemoryError: CUDA out of memory")
     raised = notes.records["raises"]
     assert raised["failed_stage"] == "fit"
@@ -266,7 +267,8 @@ def test_what_a_method_does_before_the_run_is_a_failure_of_its_cell(execute: Exe
     notes, _, _ = execute("unsure,good,quits")
     assert notes.records["unsure"]["status"] == "failed"
     assert notes.records["unsure"]["reason"] == "KeyError: 'which'"
-    assert notes.records["quits"]["reason"] == "SystemExit: 3"
+    quits = "method 'quits' raised SystemExit, expected results or an Exception"
+    assert notes.records["quits"]["reason"] == quits
     assert notes.begun.count("fit quits s0") == 1
     assert notes.records["good"]["status"] == "done"
 

@@ -40,6 +40,7 @@ BACKBONES = {"vit": "test_vit", "cnn": "test_resnet"}  # timm's own, of 0.3 mill
 SIDE = 64
 TINY = {"*.image_size": SIDE, "*.inference_size": SIDE, "*.epochs": 2, "*.batch_size": 4}
 PICTURES = 8
+_MIDDLE = Step(1, 2, 2, 4)
 Scored = tuple[Tensor, Tensor | None]  # maps and presence
 
 
@@ -151,9 +152,9 @@ class Case:
         """Return a training batch."""
         return Batch(self.pictures(count), self.data.labels[:count].clone(), self.data.ids[:count])
 
-    def step(self, method: Method, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return the losses of a training step in the middle of a training."""
-        return method.training_step(model.train(), batch, Step(1, 2, 2, 4))
+    def step(self, method: Method, model: nn.Module, batch: Batch, step: Step = _MIDDLE) -> dict[str, Tensor]:
+        """Return the losses of a training step, by default in the middle of a training of one phase."""
+        return method.training_step(model.train(), batch, step)
 
     def pictures(self, count: int, sides: tuple[int, int] = (SIDE, SIDE)) -> Tensor:
         """Return (count, 3, *sides) toy pictures."""

@@ -14,6 +14,7 @@ from harness.errors import closest
 from harness.method import Params, RefinerParams
 from harness.registry import NAME
 from harness.run.resources import known
+from harness.source_hash import package_files, plugin_line, versioned_file
 from harness.strict import canonical
 
 _ALL = ("method", "refiner", "dataset")
@@ -130,9 +131,10 @@ def versioned(case: Case) -> None:
     if version is not None:
         must(isinstance(version, str) and version.strip(), f"`version` is {version!r}, not a text")
         return
-    source = case.entry.source
-    covered = sorted(source.parent.rglob("*.py")) if source.name == "__init__.py" else [source]
-    for name in {name for path in covered for name in _imported(path)}:
+    covered = []
+    for source in {versioned_file(item.__module__) for item in plugin_line(case.plugin)}:
+        covered += package_files(source.parent) if source.name == "__init__.py" else [source]
+    for name in {name for path in covered if path.suffix == ".py" for name in _imported(path)}:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and Path(file) not in covered:
             told = f"it imports {name} ({Path(file).name}), which its version does not cover"
@@ -150,9 +152,11 @@ def _imported(path: Path) -> set[str]:
 
 
 def _published(name: str, file: Path) -> bool:
-    """Return whether a module is the harness's, Python's own, or of an installed distribution."""
-    known = name.partition(".")[0] in ("harness", "wsss_methods", *sys.stdlib_module_names)
-    return known or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
+    """Return whether a module is the harness's, Python's own, or of an installed distribution; no method is."""
+    top, installed = name.partition(".")[0], {"site-packages", "dist-packages"}
+    return top in ("harness", *sys.stdlib_module_names) or (
+        top != "wsss_methods" and not installed.isdisjoint(file.parts)
+    )
 
 
 @check("method", needs=("has_defaults", "well_declared"))

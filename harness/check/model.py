@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from harness.check.case import Case
 from harness.check.suite import NotApplicableError, check, must
 from harness.check.watch import reseed
+from harness.contract import checked_losses, checked_phases
 from harness.method import Method
 from harness.phases import Batch, Step
 from harness.stages.fit import load_checkpoint
 from harness.training import save_model
+
+_PER_EPOCH = 2  # steps
 
 
 @check("method", needs=("skips_with_a_reason",))
@@ -24,8 +28,7 @@ def builds(case: Case) -> None:
 
     Return an nn.Module; use `backbone.dim` and `backbone.stride`, not numbers.
     """
-    model = case.build()
-    must(isinstance(model, nn.Module), f"`build` returns a {type(model).__name__}")
+    case.build()
 
 
 @check("method", needs=("builds",))
@@ -62,11 +65,8 @@ def losses_named(case: Case) -> None:
     if case.plugin.training_step is Method.training_step:
         must(case.plugin.fit is not Method.fit, "there is neither a `training_step` nor a `fit`")
         raise NotApplicableError("it has a `fit` of its own, without training steps")
-    losses = case.step(case.method(), case.build(), case.batch())
-    named = isinstance(losses, dict) and len(losses)
-    must(named, f"`training_step` returns a {type(losses).__name__}, not a dict of losses")
+    losses = checked_losses(case.method(), case.step(case.method(), case.build(), case.batch()))
     for name, loss in losses.items():
-        must(isinstance(loss, Tensor) and loss.shape == (), f"the loss '{name}' is no scalar")
         must(torch.isfinite(loss), f"the loss '{name}' is {loss.item():g}")
 
 
@@ -78,14 +78,18 @@ def gradients_arrive(case: Case) -> None:
     Look for detach(), no_grad(), argmax or a part that no loss uses; or leave it out of `phases`.
     """
     method, model = case.method(), copy.deepcopy(case.fitted)
-    for phase in method.phases(model):
-        trained = {id(parameter) for group in phase.groups for parameter in list(group["params"])}
+    phases = checked_phases(method, method.phases(model))
+    epochs = sum(phase.epochs for phase in phases)
+    for phase, first in zip(phases, accumulate([phase.epochs for phase in phases], initial=0), strict=False):
+        middle = first + phase.epochs // 2
+        step = Step(middle, epochs, middle * _PER_EPOCH, epochs * _PER_EPOCH)
+        trained = {id(parameter) for group in phase.groups for parameter in group["params"]}
         if not phase.epochs or not trained:
             continue
         model.zero_grad()
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in trained)
-        torch.stack(list(case.step(method, model, case.batch()).values())).sum().backward()
+        torch.stack(list(case.step(method, model, case.batch(), step).values())).sum().backward()
         norms: dict[str, float] = {}  # by part of the model
         for name, parameter in model.named_parameters():
             if id(parameter) in trained:

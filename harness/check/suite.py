@@ -209,8 +209,6 @@ def suites(
         entries = [entry for kind in CODE_KINDS for entry in registry.entries(kind)]
         effects = [name for name in changed(before) if name != "environment"]  # libraries set some of it
     chosen = [entry for entry in entries if (entry.origin == path if path else entry.name == target)]
-    if path and not chosen:
-        raise UserError(f"{target} defines no plugin: a class of harness.Method, Refiner or Dataset with a name")
     if not chosen:
         raise UserError(
             f"no plugin '{target}', and no file or package of that name: {closest(target, [e.name for e in entries])}"

@@ -22,9 +22,9 @@ from typing import Any
 
 from harness.errors import UserError, closest
 from harness.files import hash_file, sync_folder, write_atomic
-from harness.registry import source_hash
 from harness.results.lease import locked
 from harness.run.watchdog import OUT_OF_MEMORY
+from harness.source_hash import source_hash
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

@@ -14,9 +14,9 @@ from typing import Any
 
 from harness import provenance
 from harness.errors import EnvironmentUnfitError
-from harness.registry import source_hash
 from harness.run.resources import Request
 from harness.run.worker import Outcome, run_node
+from harness.source_hash import source_hash
 from harness.stages import Locations, Node
 
 OBJECT_STORE_BYTES = 100 << 20  # stages talk through files

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harness.backbones import DEFAULT_STRIDE, Backbone, Weights, build_backbone, family, read_state
+from harness.contract import checked_model, exits_refused
 from harness.errors import UserError
 from harness.loader import TrainingData
 from harness.method import Method
@@ -28,7 +29,8 @@ def build_model(
     """Build a method's model, from start weights and a seed; of a method with a parent, from that one's model too."""
     torch.manual_seed(derive(seed, "build"))
     backbone = new_backbone(method, identifier, weights)
-    return method.build(backbone, num_classes) if parent is None else method.build_from(parent, backbone, num_classes)
+    model = method.build(backbone, num_classes) if parent is None else method.build_from(parent, backbone, num_classes)
+    return checked_model(method, model)
 
 
 def untrained(registry: Registry, method: Method, config: MethodConfig) -> nn.Module:
@@ -95,14 +97,16 @@ def run(task: Task) -> None:
     if config.parent:
         ancestor = method_of(task.registry, config.parent.method, config.parent.params)
         parent = load_model(task.registry, ancestor, task.parent("fit", role="parent"))
-    model = build_model(method, config.timm, weights, config.num_classes, config.seed, parent)
+    with exits_refused(method):
+        model = build_model(method, config.timm, weights, config.num_classes, config.seed, parent)
     session = Session(
         config.seed, task.device, config.precision, task.work / "training", task.progress, config.keep_epochs
     )
     if config.checkpoint:
         load_checkpoint(model, Path(task.locations.weights[config.checkpoint]))
     else:
-        method.fit(model, data, session)
+        with exits_refused(method):
+            method.fit(model, data, session)
         task.facts["phases"] = session.phases
     save_model(model, task.out / "model.safetensors")
     for kept in session.folder.glob(EPOCH.format("*")):

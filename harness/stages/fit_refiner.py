@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harness.backbones import DEFAULT_STRIDE, Weights, build_backbone
+from harness.contract import checked_model, exits_refused
 from harness.loader import TrainingData
 from harness.method import Refiner
 from harness.parameter_count import count_parameters
@@ -36,7 +37,8 @@ def run(task: Task) -> None:
     weights = Weights("file", config.weights, Path(file)) if file else Weights("random")
     model = _build(refiner, config, weights)
     session = Session(config.seed, task.device, config.precision, task.work / "training", task.progress)
-    train(refiner, model, data, session)
+    with exits_refused(refiner):
+        train(refiner, model, data, session)
     task.facts["phases"] = session.phases
     save_model(model, task.out / "model.safetensors")
     (task.out / "curves.json").write_text(json.dumps(session.curves))
@@ -54,4 +56,4 @@ def load_refiner_model(refiner: Refiner, fitted: Artefact) -> nn.Module:
 def _build(refiner: Refiner, config: FitRefinerConfig, weights: Weights) -> nn.Module:
     torch.manual_seed(derive(config.seed, "refiner"))
     backbone = build_backbone(config.timm, weights, stride=getattr(refiner.params, "stride", DEFAULT_STRIDE))
-    return refiner.build(backbone, len(config.class_ids))
+    return checked_model(refiner, refiner.build(backbone, len(config.class_ids)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.data.base import IGNORE, open_rgb, save_mask
 from harness.method import Refiner
+from harness.outputs import checked_refined
 from harness.pseudomask import normalised, open_classes, probabilities, with_background
 from harness.registry import Registry
 from harness.rules import Rule, Rules
@@ -65,7 +66,8 @@ def best_class(
         return best_channel(probabilities(scores, classes, size, rules, output), refiner, image)
     maps = normalised(scores, classes, rules, output)
     if len(maps):
-        maps = torch.from_numpy(np.asarray(refiner.refine(open_rgb(image), maps.numpy()), np.float32))
+        refined = checked_refined(refiner, refiner.refine(open_rgb(image), maps.numpy()), maps.numpy())
+        maps = torch.from_numpy(refined.astype(np.float32))
     if refiner.background_rule and rules.background.kind != "model":
         rules = replace(rules, background=Rule.parse(refiner.background_rule))
     return with_background(maps, size, rules).argmax(0).numpy()
@@ -75,8 +77,8 @@ def best_channel(scored: Tensor, refiner: Refiner | None, picture: Path) -> np.n
     """Return (H, W) which channel is best at each pixel, refined by the picture if there is a refiner."""
     if refiner is None:
         return scored.argmax(0).numpy()
-    normal = scored / scored.sum(0).clamp(min=1e-7)
-    return refiner.refine(open_rgb(picture), normal.numpy()).argmax(0)
+    normal = (scored / scored.sum(0).clamp(min=1e-7)).numpy()
+    return checked_refined(refiner, refiner.refine(open_rgb(picture), normal), normal).argmax(0)
 
 
 def load_refiner(chosen: dict[str, Any] | None, registry: Registry) -> Refiner | None:

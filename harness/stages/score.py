@@ -16,10 +16,12 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from harness.contract import exits_refused
 from harness.data.base import IGNORE, open_mask, open_rgb
 from harness.external import find, read_maps
 from harness.loader import squash
 from harness.method import Method
+from harness.outputs import check_classes, check_range, checked_scores
 from harness.results.store import Artefact
 from harness.seeds import derive
 from harness.stages import SHARD, Task
@@ -133,10 +135,11 @@ def score_pictures(
         if dataset is not None:
             truths = [open_mask(dataset.mask_path(i)) for i in batch_ids]
             given = _one_hot(truths, config.class_ids, _sides(images[0], size, 1.0))
-        with torch.set_grad_enabled(method.needs_grad), task.autocast(config.precision):
+        with exits_refused(method), torch.set_grad_enabled(method.needs_grad), task.autocast(config.precision):
             maps, presence = _by_parts(task, method, model, images, given)
+        check_classes(method, maps, presence, labels.shape[1])
         for image_id, index in zip(batch_ids, range(len(batch_ids)), strict=True):
-            yield image_id, _half(maps[index]), None if presence is None else _half(presence[index])
+            yield image_id, *_halves(method, maps[index], None if presence is None else presence[index])
 
 
 def opened(pool: Executor, paths: list[Path], ahead: int = _AHEAD) -> Iterator[np.ndarray]:
@@ -192,8 +195,7 @@ def merged_scores(
     presences = []
 
     def score(view: Tensor, labels: Tensor | None) -> Tensor:
-        scored = method.score(model, view, labels)
-        maps, presence = scored if isinstance(scored, tuple) else (scored, None)
+        maps, presence = checked_scores(method, method.score(model, view, labels), len(view))
         if presence is not None:
             presences.append(presence.float())
         return maps.float()
@@ -229,8 +231,16 @@ def _one_hot(masks: list[np.ndarray], class_ids: list[int], sides: tuple[int, in
     return torch.cat(resized)
 
 
-def _half(value: Tensor) -> np.ndarray:
-    array = value.detach().cpu().numpy()
-    if not np.isfinite(array).all() or array.min(initial=0) < 0:
-        raise ValueError("score maps must be finite and non-negative")
+def _halves(method: Method, maps: Tensor, presence: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return an image's score maps and presence on the host, in half precision, after a look at their values."""
+    scores = maps.detach().cpu().numpy()
+    check_range(method, scores, "scores", 1.0 if method.output == "probability" else float("inf"))
+    if presence is None:
+        return _half(scores), None
+    present = presence.detach().cpu().numpy()
+    check_range(method, present, "presence", 1.0)
+    return _half(scores), _half(present)
+
+
+def _half(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.clip(0, np.finfo(np.float16).max), np.float16)  # safetensors ignores strides

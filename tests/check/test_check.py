@@ -73,6 +73,34 @@ def test_a_declared_failure_is_expected_until_it_passes(tmp_path: Path) -> None:
     assert "take it out" in suite.result("cited").finding
 
 
+def test_a_part_that_only_an_earlier_phase_trains_has_a_gradient_there(tmp_path: Path) -> None:
+    step = '        return {"bce": nn.functional.binary_cross_entropy_with_logits(logits, batch.labels[:, 1:])}\n'
+    phases = (
+        "    def phases(self, model):\n        from harness import Phase\n        return [\n"
+        "            Phase(1, [{'params': (p for p in model.head.parameters()), 'lr': 0.1}]),\n"
+        "            Phase(2, [{'params': model.backbone.parameters(), 'lr': 0.1}]),\n        ]\n\n    def score"
+    )
+    by_phase = (
+        "        if step.epoch:\n            logits = model.backbone(batch.images).mean((2, 3))[:, : logits.shape[1]]\n"
+    )
+    text = GOOD["method"].replace(step, by_phase + step).replace("    def score", phases)
+    (suite,) = suites(write(tmp_path, text))
+    assert (suite.result("gradients_arrive").state, suite.result("gradients_arrive").finding) == ("passed", "")
+
+
+def test_a_class_that_a_plugin_builds_on_is_covered_by_its_version_and_a_function_of_a_built_in_is_not(
+    tmp_path: Path,
+) -> None:
+    text = GOOD["method"].replace("class Good(Method)", "class Good(CAM)")
+    text = text.replace("import torch\n", "import torch\nfrom wsss_methods.cam import CAM\n", 1)
+    (suite,) = suites(write(tmp_path, text))
+    assert suite.result("versioned").state == "passed"
+    (tmp_path / "again").mkdir()
+    text = GOOD["method"].replace("import torch\n", "import torch\nfrom wsss_methods.cam import CAM\n", 1)
+    (suite,) = suites(write(tmp_path / "again", text))
+    assert "it imports wsss_methods.cam (cam.py), which its version does not cover" in suite.result("versioned").finding
+
+
 def test_what_needs_a_failed_check_is_blocked_by_it(tmp_path: Path) -> None:
     (suite,) = suites(write(tmp_path, GOOD["method"].replace("return model\n", "return None\n")))
     assert suite.result("trains").state == "blocked"
