@@ -18,9 +18,12 @@ ACCEPTED = Path(__file__).with_suffix(".json")
 _VERIFIER = [f"deeplab/{name}.py" for name in ("head", "model", "networks", "recipe", "segmentor")]
 SOURCES = {
     "labels": ["stages/labels.py", "data/index.py", "data/voc.py", "data/base.py"],
-    "fit": ["stages/fit.py", "training.py", "backbones.py", "data/base.py"],
+    "fit": ["stages/fit.py", "training.py", "backbones.py", "features.py", "data/base.py"],
     "select": ["stages/select.py", "stages/score.py", "pseudomask.py", "metrics.py", "data/base.py"],
-    "score": ["stages/score.py", "stages/fit.py", "training.py", "backbones.py", "external.py", "data/base.py"],
+    "score": [
+        *("stages/score.py", "stages/fit.py", "training.py", "backbones.py", "features.py", "external.py"),
+        "data/base.py",
+    ],
     "curve": ["stages/curve.py", "pseudomask.py", "metrics.py", "data/base.py"],
     "mask": ["stages/mask.py", "pseudomask.py", "crf.py", "data/base.py"],
     "verify": [
@@ -31,6 +34,7 @@ SOURCES = {
         "deeplab/weights.py",
         "training.py",
         "backbones.py",
+        "features.py",
         "data/base.py",
     ],
     "segment": ["stages/segment.py", "stages/mask.py", *_VERIFIER, "crf.py", "data/base.py"],

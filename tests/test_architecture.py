@@ -28,7 +28,7 @@ LAYERS = [
     {"data", "protocol", "deeplab.recipe"},
     {"training", "cell"},
     {"method"},
-    {"metrics", "pseudomask", "crf", "backbones", "results.store", "effective", "external", "deeplab"},
+    {"metrics", "pseudomask", "crf", "backbones", "features", "results.store", "effective", "external", "deeplab"},
     {"spec", "bootstrap", "parameter_count"},
     {"stages", "inputs"},
     {"run.resources", "run.worker"},
