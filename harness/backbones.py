@@ -20,9 +20,10 @@ from harness.torchvision_ops import ensure_importable
 
 PREFIX = "timm:"
 DEFAULT_STRIDE = 16  # of convolutional backbones
-VIT_MODULES = (  # of timm; those of the second line take images of one size and are refused
+VIT_MODULES = (  # of timm; those after the first line take images of one size, or in patches, and are refused
     *("vision_transformer", "vision_transformer_hybrid", "deit", "eva"),
-    *("beit", "vision_transformer_relpos", "vision_transformer_sam", "naflexvit", "gemma4_vit", "qwen3_vit"),
+    *("beit", "vision_transformer_relpos", "vision_transformer_sam", "naflexvit"),
+    *("gemma4_vit", "qwen3_vit", "deepseek_vit"),
 )
 
 

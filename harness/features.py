@@ -132,7 +132,7 @@ class Backbone(nn.Module):
                 during.enter_context(stage.register_forward_hook(keep))
             if class_tokens is not None:
                 during.enter_context(self._replace_tokens(class_tokens))
-            softmax = during.enter_context(_SoftmaxInputs(blocks)) if blocks else None
+            watched = during.enter_context(_Attention(blocks, logits)) if blocks else None
             last = self.net.forward_features((images - self.mean) / self.std)
 
         if self.family == "cnn":
@@ -141,6 +141,8 @@ class Backbone(nn.Module):
         grid = [-(-side // self.stride) for side in images.shape[-2:]]
         if last.shape[1] - count != grid[0] * grid[1]:
             raise UserError(f"{self.timm_id} takes images whose sides are multiples of {self.stride} only")
+        if watched and watched.calls != len(self.net.blocks):
+            raise UserError(f"{self.timm_id} does not call fused attention once in each block: it has none to show")
 
         def dense(tokens: Tensor) -> Tensor:
             return tokens[:, count:].transpose(1, 2).unflatten(2, grid)
@@ -150,7 +152,7 @@ class Backbone(nn.Module):
             levels=tuple(dense(outputs[stage]) for stage in stages),
             level_tokens=tuple(outputs[stage][:, :count] for stage in stages),
             tokens=last[:, :count],
-            attention=self._attention(softmax, blocks, logits) if softmax else (),
+            attention=tuple(watched.seen[block] for block in blocks) if watched else (),
         )
 
     @property
@@ -214,22 +216,18 @@ class Backbone(nn.Module):
 
         return self.net.norm_pre.register_forward_pre_hook(replace)
 
-    def _attention(self, softmax: _SoftmaxInputs, blocks: Sequence[int], logits: bool) -> tuple[Tensor, ...]:
-        if softmax.calls != len(self.net.blocks):
-            raise UserError(f"{self.timm_id} does not call fused attention once in each block: it has none to show")
-        return tuple(softmax.seen[block] if logits else softmax.seen[block].softmax(-1) for block in blocks)
 
+class _Attention(TorchFunctionMode):
+    """Sees the attention of chosen blocks, after the softmax or before it.
 
-class _SoftmaxInputs(TorchFunctionMode):
-    """Sees what enters the softmax of chosen blocks.
-
-    Fused attention never forms it, and every family of timm prepares query and key in its own way (norms, rotary
+    Fused attention keeps none, and every family of timm prepares query and key in its own way (norms, rotary
     positions); what they have in common is the call that is watched here. It runs on unchanged.
     """
 
-    def __init__(self, blocks: Collection[int]) -> None:
+    def __init__(self, blocks: Collection[int], logits: bool) -> None:
         super().__init__()
         self.blocks = blocks
+        self.logits = logits
         self.calls = 0
         self.seen: dict[int, Tensor] = {}
 
@@ -239,6 +237,7 @@ class _SoftmaxInputs(TorchFunctionMode):
         if function is functional.scaled_dot_product_attention:
             if self.calls in self.blocks:
                 query, key = args[:2]
-                self.seen[self.calls] = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+                products = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+                self.seen[self.calls] = products if self.logits else products.softmax(-1)
             self.calls += 1
         return function(*args, **(kwargs or {}))

@@ -26,6 +26,28 @@ VITS = {
     "vit_tiny_patch16_dinov3_qkvb": (3, 5, True),
     "vit_pe_spatial_tiny_patch16_512": (3, 1, True),
 }
+ONE_SIZE = (
+    "beit_base_patch16_224",
+    "test_vit_relpos",
+    "samvit_base_patch16",
+    "naflexvit_base_patch16_gap",
+    "gemma4_vit_167m",
+    "qwen3_vit_88m",
+    "deepseek_vit_412m",
+)
+OTHER_TRANSFORMERS = (
+    *("cait_xxs24_224", "convit_tiny", "crossvit_9_240", "tnt_s_patch16_224", "xcit_nano_12_p8_224", "levit_128s"),
+    *("pit_ti_224", "volo_d1_224", "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "mvitv2_tiny"),
+    *("pvt_v2_b0", "twins_svt_small", "davit_tiny", "hiera_tiny_224", "vitamin_small_224", "coat_tiny", "nest_tiny"),
+    *(
+        "efficientvit_b0",
+        "efficientformer_l1",
+        "gcvit_xxtiny",
+        "visformer_tiny",
+        "tiny_vit_5m_224",
+        "maxvit_pico_rw_256",
+    ),
+)
 CNNS = {
     "test_resnet": ((32, 32, 48, 192, 96), (2, 4, 8, 16, 16)),
     "test_efficientnet": ((16, 24, 32, 48, 64), (2, 4, 8, 16, 16)),
@@ -87,26 +109,16 @@ def test_a_vit_of_every_kind_shows_levels_tokens_and_attention(name: str) -> Non
             _ = backbone.class_token
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "beit_base_patch16_224",
-        "test_vit_relpos",
-        "samvit_base_patch16",
-        "naflexvit_base_patch16_gap",
-        "gemma4_vit_167m",
-        "qwen3_vit_88m",
-    ],
-)
-def test_a_vit_for_images_of_one_size_is_refused_in_one_line(name: str) -> None:
-    with pytest.raises(UserError, match=f"^timm model '{name}' has no dense features at any image size: [^\n]*$"):
+@pytest.mark.parametrize("name", [*ONE_SIZE, *OTHER_TRANSFORMERS])
+def test_other_transformers_are_refused_in_one_line(name: str) -> None:
+    why = "has no dense features at any image size" if name in ONE_SIZE else "has no output_stride 16, so"
+    with pytest.raises(UserError, match=f"^timm model '{name}' {why}[^\n]*$"):
         build_backbone(name, Weights("random"))
 
 
 def test_every_module_of_timm_that_holds_vits_is_tried_here() -> None:
-    timm = _timm()
-    modules = {name for name in VIT_MODULES if timm.list_models(module=name)}
-    assert modules == set(VIT_MODULES)
+    entry = _timm().model_entrypoint
+    assert {entry(name).__module__.rpartition(".")[2] for name in (*VITS, *ONE_SIZE)} == set(VIT_MODULES)
 
 
 def test_a_vit_that_cannot_show_its_attention_or_take_a_size_says_so() -> None:
