@@ -1,4 +1,4 @@
-"""The only door to timm: dense features of any backbone at any input size, its weights, and its parameter count."""
+"""The only door to timm: names, weights and parameter counts of backbones, built for images of any size."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.errors import EnvironmentUnfitError, UserError, closest
+from harness.features import Backbone
 from harness.files import hash_file
 from harness.registry import Registry
 from harness.torchvision_ops import ensure_importable
 
 PREFIX = "timm:"
 DEFAULT_STRIDE = 16  # of convolutional backbones
+VIT_MODULES = (  # of timm; those after the first line take images of one size, or in patches, and are refused
+    *("vision_transformer", "vision_transformer_hybrid", "deit", "eva"),
+    *("beit", "vision_transformer_relpos", "vision_transformer_sam", "naflexvit"),
+    *("gemma4_vit", "qwen3_vit", "deepseek_vit"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,72 +43,6 @@ class Weights:
     source: str
     sha256: str = ""
     path: Path | None = None
-
-
-class Backbone(nn.Module):
-    """A timm network that maps pictures to a grid of features.
-
-    Attributes
-    ----------
-    timm_id : str
-    family : {"vit", "cnn"}
-    dim : int
-        Channels of a feature.
-    stride : int
-        Pixels per feature, both ways.
-    net : Module
-        The timm network, without head.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, net: Any, timm_id: str, kind: str, stride: int) -> None:
-        super().__init__()
-        self.net = net
-        self.timm_id = timm_id
-        self.family = kind
-        self.stride = stride
-        self.dim = int(net.num_features)
-        for name in ("mean", "std"):
-            value = torch.tensor(net.pretrained_cfg[name]).view(1, 3, 1, 1)
-            self.register_buffer(name, value, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return (B, dim, h, w) features of (B, 3, H, W) pictures in [0, 1]; normalises as the weights expect.
-
-        h and w are H and W over the stride, rounded up.
-        """
-        features = self.net.forward_features((images - self.mean) / self.std)
-        if self.family == "cnn":
-            return features
-        height, width = (-(-side // self.stride) for side in images.shape[-2:])
-        tokens = features[:, self.net.num_prefix_tokens :]
-        return tokens.transpose(1, 2).reshape(len(images), self.dim, height, width)
-
-    def attention(self, images: Tensor) -> Tensor:
-        """Return (B, heads, h, w) attention of a ViT's last class token to the patches, of (B, 3, H, W) in [0, 1].
-
-        Raises
-        ------
-        UserError
-            If the backbone has no class token.
-        """
-        if self.family != "vit" or getattr(self.net, "cls_token", None) is None:
-            raise UserError(f"{self.timm_id} has no class token, so no attention to show")
-        layer = self.net.blocks[-1].attn
-        seen: list[Tensor] = []
-        hook = layer.qkv.register_forward_hook(lambda module, inputs, output: seen.append(output))
-        try:
-            self.net.forward_features((images - self.mean) / self.std)
-        finally:
-            hook.remove()
-        batch, tokens, _ = seen[0].shape
-        query, key, _ = seen[0].view(batch, tokens, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = layer.q_norm(query), layer.k_norm(key)
-        weights = (query[:, :, :1] @ key.transpose(2, 3) * layer.scale).softmax(3)
-        height, width = (-(-side // self.stride) for side in images.shape[-2:])
-        return weights[:, :, 0, self.net.num_prefix_tokens :].view(batch, layer.num_heads, height, width)
 
 
 def timm_id(name: str, registry: Registry) -> str:
@@ -125,7 +65,7 @@ def timm_id(name: str, registry: Registry) -> str:
 def family(identifier: str) -> str:
     """Return `vit` or `cnn`, of a timm id."""
     module = _timm().model_entrypoint(identifier.partition(".")[0]).__module__.rpartition(".")[2]
-    return "vit" if module in ("vision_transformer", "deit", "eva", "beit") else "cnn"
+    return "vit" if module in VIT_MODULES else "cnn"
 
 
 def resolve_weights(choice: str, identifier: str) -> Weights:
@@ -164,14 +104,19 @@ def build_backbone(
     Raises
     ------
     UserError
-        If the weights do not fit, with the keys.
+        If the network has no dense features, or the weights do not fit, with the keys.
     """
     timm = _timm()
     arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, "global_pool": "", **(options or {})}
     kind = family(identifier)
     if kind == "vit":
-        net = timm.create_model(identifier, dynamic_img_size=True, dynamic_img_pad=True, **arguments)
-        stride = net.patch_embed.patch_size[0]
+        if "_distilled_" in identifier:
+            arguments["global_pool"] = "token"  # it takes no other, and dense features do not meet it
+        try:
+            net = timm.create_model(identifier, dynamic_img_size=True, dynamic_img_pad=True, **arguments)
+        except TypeError as error:
+            raise UserError(f"timm model '{identifier}' has no dense features at any image size: {error}") from None
+        stride = net.patch_embed.feat_ratio()
     elif identifier.startswith("legacy_xception"):
         net = timm.create_model(identifier, **arguments)
         _set_xception_stride(net, stride)
@@ -193,7 +138,7 @@ def count_with_head(identifier: str) -> int:
 
 
 def _load(net: Any, path: Path, identifier: str) -> None:
-    """Load a checkpoint; every key but the classifier's must be there and fit."""
+    """Load a checkpoint; every key but those of the classifier and its pooling must be there and fit."""
     state = read_state(path)
     adapt = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     try:
@@ -204,7 +149,7 @@ def _load(net: Any, path: Path, identifier: str) -> None:
             f"{path.name} does not fit {identifier}: {str(error).strip().splitlines()[-1].strip()}"
         ) from None
     heads = net.pretrained_cfg["classifier"]
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    heads = (*([heads] if isinstance(heads, str) else heads), "attn_pool")  # what comes after the dense features
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     unexpected = [key for key in unexpected if not key.startswith(tuple(f"{head}." for head in heads))]
     refuse_misfit(path, identifier, missing, unexpected)

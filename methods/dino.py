@@ -47,6 +47,7 @@ class DINO(Method):
         return None if spec.weights != "random" else "attention at a random start shows nothing: give --weights"
 
     def build(self, backbone: Any, num_classes: int) -> nn.Module:
+        _ = backbone.class_token  # refuses a backbone that has none
         model = nn.Module()
         model.backbone = backbone
         model.register_buffer("classes", torch.zeros(num_classes - 1))
@@ -56,7 +57,9 @@ class DINO(Method):
         """There is nothing to train."""
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> Tensor:
-        attention = model.backbone.attention(images)
+        features = model.backbone.features(images, attention=(-1,))
+        height, width = features.dense.shape[-2:]
+        attention = features.attention[0][:, :, 0, -height * width :].unflatten(2, (height, width))
         heads = self.params.heads
         chosen = attention.mean(1) if heads == "mean" else attention[:, heads]
         return mass_below(chosen)[:, None].expand(-1, len(model.classes), -1, -1)

@@ -16,13 +16,15 @@ ROOT = Path(__file__).parent.parent
 ACCEPTED = Path(__file__).with_suffix(".json")
 
 _VERIFIER = [f"deeplab/{name}.py" for name in ("head", "model", "networks", "recipe", "segmentor")]
+_TRAINING = ["training.py", "loader.py", "augment.py"]
+_BACKBONE = ["backbones.py", "features.py"]
 SOURCES = {
     "labels": ["stages/labels.py", "data/index.py", "data/voc.py", "data/base.py"],
-    "fit": ["stages/fit.py", "training.py", "loader.py", "augment.py", "backbones.py", "data/base.py"],
+    "fit": ["stages/fit.py", *_TRAINING, *_BACKBONE, "data/base.py"],
     "select": ["stages/select.py", "stages/score.py", "pseudomask.py", "metrics.py", "data/base.py"],
-    "score": ["stages/score.py", "stages/fit.py", "loader.py", "backbones.py", "external.py", "data/base.py"],
+    "score": ["stages/score.py", "stages/fit.py", "loader.py", *_BACKBONE, "external.py", "data/base.py"],
     "curve": ["stages/curve.py", "pseudomask.py", "metrics.py", "data/base.py"],
-    "fit_refiner": ["stages/fit_refiner.py", "training.py", "loader.py", "augment.py", "backbones.py", "data/base.py"],
+    "fit_refiner": ["stages/fit_refiner.py", *_TRAINING, *_BACKBONE, "data/base.py"],
     "mask": ["stages/mask.py", "pseudomask.py", "crf.py", "data/base.py"],
     "verify": [
         "stages/verify.py",
@@ -31,7 +33,8 @@ SOURCES = {
         "deeplab/trainer.py",
         "deeplab/weights.py",
         "training.py",
-        "backbones.py",
+        *_BACKBONE,
+        "features.py",
         "data/base.py",
     ],
     "segment": ["stages/segment.py", "stages/mask.py", *_VERIFIER, "crf.py", "data/base.py"],

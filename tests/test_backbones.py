@@ -35,8 +35,9 @@ def tiny_state() -> dict[str, torch.Tensor]:
     ],
 )
 def test_features_are_dense_at_any_size(name: str, kind: str, stride: int, dim: int) -> None:
-    backbone = build_backbone(timm_id(name, REGISTRY), Weights("random")).eval()
-    assert (family(name, REGISTRY), backbone.family, backbone.stride, backbone.dim) == (kind, kind, stride, dim)
+    identifier = timm_id(name, REGISTRY)
+    backbone = build_backbone(identifier, Weights("random")).eval()
+    assert (family(identifier), backbone.family, backbone.stride, backbone.dim) == (kind, kind, stride, dim)
     with torch.no_grad():
         features = backbone(torch.rand(2, 3, 96, 128))
     assert features.shape[:2] == (2, dim)
@@ -74,6 +75,16 @@ def test_a_weights_file_is_loaded_strictly_head_aside(
     assert (weights.source, len(weights.sha256)) == ("file", 64)
     net = build_backbone("test_vit", weights).net
     assert torch.equal(net.blocks[0].attn.qkv.weight, tiny_state["blocks.0.attn.qkv.weight"].half().float())
+
+
+def test_weights_of_pooling_are_left_out_like_a_classifiers(tmp_path: Path) -> None:
+    from harness.backbones import _timm
+
+    state = _timm().create_model("test_vit3").state_dict()
+    assert "attn_pool.latent" in state
+    save_file(state, tmp_path / "w.safetensors")
+    net = build_backbone("test_vit3", resolve_weights(str(tmp_path / "w.safetensors"), "test_vit3")).net
+    assert torch.equal(net.norm.weight, state["norm.weight"])
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.inputs import Inputs
 from harness.registry import Registry
 from harness.results.store import Store
-from harness.run.plan import Planner
+from harness.run.plan import plan_cells
 from harness.run.worker import run_node
 from harness.spec import Grid, expand
 
@@ -125,7 +126,7 @@ def outcome(folder: Path, text: str) -> tuple[str, str, str]:
     settings = {"mine.image_size": 32, "mine.inference_size": 32, "mine.epochs": 1}
     grid = Grid(methods=("mine",), limit=8, refine=("same",), set=settings)
     store = Store(folder / "results", create=True)
-    plan = Planner(registry, store.root, None).plan(expand([grid], registry))
+    plan = plan_cells(expand([grid], registry), Inputs(registry, store.root, None))
     for node in plan.nodes.values():
         ended = run_node(node, plan.locations_of(node), "cpu", 1)
         if ended.status != "done":

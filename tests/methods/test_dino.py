@@ -8,10 +8,10 @@ from harness.backbones import Weights, build_backbone
 from harness.errors import UserError
 
 
-def test_attention_is_that_of_the_last_layer_written_out() -> None:
+@torch.no_grad()
+def test_maps_are_the_attention_of_the_last_layer_written_out() -> None:
     backbone = build_backbone("test_vit", Weights("random")).eval()
     images = torch.rand(2, 3, 64, 96)
-    found = backbone.attention(images)
     net = backbone.net
     tokens = net._pos_embed(net.patch_embed((images - backbone.mean) / backbone.std))
     for block in net.blocks[:-1]:
@@ -23,14 +23,16 @@ def test_attention_is_that_of_the_last_layer_written_out() -> None:
     for number in range(layer.num_heads):
         query = projected[:, 0, number * head : (number + 1) * head]
         key = projected[:, :, width + number * head : width + (number + 1) * head]
-        weights = torch.softmax((key @ query[:, :, None])[..., 0] / head**0.5, 1)
-        torch.testing.assert_close(found[:, number].flatten(1), weights[:, net.num_prefix_tokens :])
-    assert found.shape == (2, layer.num_heads, 4, 6)
+        weights = torch.softmax((key @ query[:, :, None])[..., 0] / head**0.5, 1)[:, net.num_prefix_tokens :]
+        method = DINO(DINOParams(heads=number))
+        found = method.score(method.build(backbone, 2), images, None)
+        torch.testing.assert_close(found[:, 0], mass_below(weights.view(2, 4, 6)))
 
 
-def test_a_network_without_a_class_token_is_told_so() -> None:
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit2"])
+def test_a_network_without_a_class_token_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="no class token"):
-        build_backbone("test_resnet", Weights("random")).attention(torch.rand(1, 3, 64, 64))
+        DINO(DINOParams()).build(build_backbone(name, Weights("random")), 2)
 
 
 def test_a_background_keeps_the_strongest_patches_that_hold_the_rest_of_the_mass() -> None:
