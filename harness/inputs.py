@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cell import Cell
-from harness.data.base import Dataset
+from harness.data.base import IGNORE, Dataset
 from harness.data.index import SplitIndex, index_split
 from harness.data.toy import cache_folder
 from harness.deeplab.recipe import TIMM
@@ -45,6 +45,7 @@ class Inputs:
         self._splits: dict[tuple[Any, ...], SplitIndex] = {}
         self._weights: dict[tuple[str, str], Any] = {}
         self._folders: dict[str, str] = {}
+        self._remarks: dict[str, None] = {}
 
     def roots(self) -> dict[str, str]:
         """Return the folders that were opened: of datasets by name, of external scores by their content."""
@@ -55,14 +56,23 @@ class Inputs:
         return {found.sha256: str(found.path.absolute()) for found in self._weights.values() if found.path}
 
     def notes(self) -> list[str]:
-        """Return what a person should know of the datasets before a run starts."""
-        return [dataset.note for dataset in self._datasets.values() if dataset.note]
+        """Return what a person should know of datasets and splits before a run starts."""
+        return [*(dataset.note for dataset in self._datasets.values() if dataset.note), *self._remarks]
+
+    def remark(self, text: str) -> None:
+        """Keep something that a person should know, once."""
+        self._remarks[text] = None
 
     def dataset(self, name: str) -> Dataset:
         """Return an opened dataset."""
         if name not in self._datasets:
-            dataset_class: type[Dataset] = self.registry.load("dataset", name)
-            self._datasets[name] = open_dataset(dataset_class, self.root)
+            dataset = open_dataset(self.registry.load("dataset", name), self.root)
+            if len(dataset.classes) > IGNORE:
+                raise UserError(
+                    f"{name} has {len(dataset.classes) - 1} classes; an indexed mask holds at most {IGNORE - 1} beside "
+                    "the background, and 255 for what is not labelled"
+                )
+            self._datasets[name] = dataset
         return self._datasets[name]
 
     def split(self, dataset: Dataset, split: str, source: str, masks: bool, limit: int | None) -> SplitIndex:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -92,6 +94,10 @@ class Dataset:
         where = shlex.quote(str(root))
         return f"\n`harness prepare {cls.prepared_as} --root {where}` makes it" if cls.prepared_as else ""
 
+    def remarks(self, splits: Collection[str]) -> list[str]:
+        """Return what a person should know when these splits are used, and no others."""
+        return []
+
     def mask_set(self) -> str:
         """Return the name of its set of masks, for those that exist in several versions."""
         return ""
@@ -135,18 +141,61 @@ class Dataset:
         return [0, *(i for i, name in enumerate(self.classes) if i and name in wanted)]
 
 
+class ImageFolder:
+    """Image files of a folder by id, whatever the case of their suffix.
+
+    Parameters
+    ----------
+    folder : Path
+    suffixes : tuple of str
+        In lower case; the first is expected where there is no file.
+    """
+
+    def __init__(self, folder: Path, suffixes: tuple[str, ...]) -> None:
+        self.folder, self.suffixes = folder, suffixes
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        if self.folder.is_dir():
+            for name in sorted(entry.name for entry in os.scandir(self.folder)):
+                stem, dot, suffix = name.rpartition(".")
+                if dot + suffix.lower() in self.suffixes:
+                    found.setdefault(stem, []).append(name)
+        return found
+
+    def path(self, image_id: str) -> Path:
+        """Return the file of an id.
+
+        Raises
+        ------
+        ValueError
+            If it has more than one.
+        """
+        names = self._names.get(image_id, [f"{image_id}{self.suffixes[0]}"])
+        if len(names) > 1:
+            raise ValueError(f"has {len(names)} files: {', '.join(names)}; keep one")
+        return self.folder / names[0]
+
+
 def open_rgb(path: Path | IO[bytes]) -> np.ndarray:
-    """Return a picture as (H, W, 3) uint8 RGB, upright by its EXIF tag, whatever mode it is stored in.
+    """Return an image as (H, W, 3) uint8 RGB, upright by its EXIF tag; 16 bits are scaled to 8.
 
     Raises
     ------
     OSError
-        If it is missing, truncated or no picture.
+        If it is missing, truncated or no image.
+    ValueError
+        If its values have no known range: 32-bit integers or floats.
     """
     if isinstance(path, Path) and path.suffix == DECODED:
         return np.asarray(np.load(path, mmap_mode="r"))
     with Image.open(path) as stored:
         image: Image.Image = ImageOps.exif_transpose(stored)
+        if image.mode.startswith("I;16"):
+            return np.repeat(np.rint(np.asarray(image)[..., None] / 257).astype(np.uint8), 3, 2)
+        if image.mode in ("I", "F"):
+            raise ValueError(f"has mode {image.mode}, whose range is not known: save it with 8 or 16 bits")
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -164,6 +213,8 @@ def open_mask(path: Path | IO[bytes]) -> np.ndarray:
         If it holds colours rather than indices.
     """
     with Image.open(path) as image:
+        if image.format in ("JPEG", "MPO", "WEBP"):
+            raise ValueError(f"is a {image.format}, which blurs class indices (expected an indexed PNG)")
         if image.mode not in ("P", "L"):
             raise ValueError(f"holds {image.mode} colours, not class indices (expected an indexed PNG)")
         return np.asarray(image)

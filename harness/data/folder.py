@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from harness.data.base import Dataset
+from harness.data.base import Dataset, ImageFolder
+from harness.data.tables import LabelTable, read_labels
 from harness.errors import UserError, closest
 
 SAMPLE = "id,split,cat,dog\nholiday-01,train,1,0"
@@ -30,7 +31,7 @@ class Folder(Dataset):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.has_masks = (root / "masks").is_dir()
-        self.classes = ("background", *self._table[0]) if (root / "labels.csv").is_file() else ()
+        self.classes = ("background", *self._table.classes) if (root / "labels.csv").is_file() else ()
 
     def prepare(self) -> None:
         for part in ("images", "labels.csv"):
@@ -39,21 +40,41 @@ class Folder(Dataset):
                     f"{self.root} has no {part}; expected images/, and labels.csv with lines like\n{SAMPLE}"
                 )
 
+    def _split(self, image_id: str) -> str:
+        return self._table.splits.get(image_id) or "train"
+
     def splits(self) -> list[str]:
-        return sorted({split for split, _ in self._table[1].values()})
+        return sorted({self._split(image_id) for image_id in self._table.labels})
 
     def ids(self, split: str) -> list[str]:
-        found = [image_id for image_id, (own, _) in self._table[1].items() if own == split]
+        found = [image_id for image_id in self._table.labels if self._split(image_id) == split]
         if not found:
             raise UserError(f"labels.csv has no picture of split '{split}': {closest(split, self.splits())}")
         return found
 
+    @cached_property
+    def _images(self) -> ImageFolder:
+        return ImageFolder(self.root / "images", _IMAGES)
+
+    @cached_property
+    def _masks(self) -> ImageFolder:
+        return ImageFolder(self.root / "masks", (".png",))
+
     def image_path(self, image_id: str) -> Path:
-        paths = [self.root / "images" / f"{image_id}{suffix}" for suffix in _IMAGES]
-        return next((path for path in paths if path.exists()), paths[0])
+        return self._images.path(image_id)
 
     def mask_path(self, image_id: str) -> Path:
-        return self.root / "masks" / f"{image_id}.png"
+        return self._masks.path(image_id)
+
+    def remarks(self, splits: Collection[str]) -> list[str]:
+        left = [split for split in self.splits() if split not in splits] if self.has_masks else []
+        counts = ", ".join(f"{len(self.ids(split))} of {split}" for split in left)
+        asked = ",".join([*self.eval_splits, *left])
+        return (
+            [f"labels.csv has images that are not scored: {counts}; --set protocol.eval_splits={asked} scores them"]
+            if left
+            else []
+        )
 
     def label_file(self, image_id: str, source: str) -> Path:
         if source != "file":
@@ -62,23 +83,13 @@ class Folder(Dataset):
 
     def image_labels(self, image_id: str, source: str) -> list[int]:
         self.label_file(image_id, source)
-        return self._table[1][image_id][1]
+        return [self.classes.index(name) for name in self._table.labels[image_id]]
 
     @cached_property
-    def _table(self) -> tuple[list[str], dict[str, tuple[str, list[int]]]]:
-        """The class names, and split and class indices of each picture."""
-        path = self.root / "labels.csv"
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            names = [name for name in rows.fieldnames or () if name not in ("id", "split")]
-            if "id" not in (rows.fieldnames or ()) or not names:
-                raise UserError(f"{path} does not begin with a line of columns; expected lines like\n{SAMPLE}")
-            table: dict[str, tuple[str, list[int]]] = {}
-            for row in rows:
-                flags = [(row[name] or "").strip() for name in names]
-                if not set(flags) <= {"0", "1"} or row["id"] in table:
-                    why = "this id stands here twice" if row["id"] in table else "each class needs 0 or 1"
-                    raise UserError(f"{path}:{rows.line_num}: {why}; expected lines like\n{SAMPLE}")
-                labels = [number for number, flag in enumerate(flags, 1) if flag == "1"]
-                table[row["id"]] = (row.get("split") or "train").strip(), labels
-        return names, table
+    def _table(self) -> LabelTable:
+        table = read_labels(self.root / "labels.csv", SAMPLE)
+        if "background" in table.classes:
+            raise UserError(
+                f"{self.root / 'labels.csv'}:1: the background has no column; expected lines like\n{SAMPLE}"
+            )
+        return table

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from harness.data.base import IGNORE, Dataset, open_mask, open_rgb
 from harness.errors import UserError
@@ -29,7 +29,7 @@ NO_LABELS = "none"  # the label source of a blind split
 
 Progress = Callable[[int, int], None]
 
-_FORMAT = 2  # of what is remembered of a file
+_FORMAT = 3  # of what is remembered of a file
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Picture:
         The values in its mask, 255 left out.
     labels : tuple of int
         The classes of its image labels, without the background.
+    turned : bool
+        Whether its EXIF tag turns it.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Picture:
     mode: str
     mask_values: tuple[int, ...]
     labels: tuple[int, ...]
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,15 +171,17 @@ def _look(dataset: Dataset, image_id: str, label_source: str, masks: bool, memor
         labels = [] if label_source == NO_LABELS else dataset.image_labels(image_id, label_source)
     height, width = image["size"]
     return Picture(
-        image_id, image["hash"], mask["hash"], mask["pixels"], height, width, image["mode"], values, tuple(labels)
-    )
+        image_id, image["hash"], mask["hash"], mask["pixels"], height, width, image["mode"], values, tuple(labels),
+        image["turned"],
+    )  # fmt: skip
 
 
 def _read_image(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     with Image.open(BytesIO(data)) as image:
-        mode = image.mode
-    return {"hash": content_key(data), "size": open_rgb(BytesIO(data)).shape[:2], "mode": mode}
+        mode, turned = image.mode, image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    size = open_rgb(BytesIO(data)).shape[:2]
+    return {"hash": content_key(data), "size": size, "mode": mode, "turned": turned}
 
 
 def _read_mask(path: Path) -> dict[str, Any]:

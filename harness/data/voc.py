@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 from xml.etree import ElementTree
 
-from harness.data.base import Dataset
+from harness.data.base import Dataset, ImageFolder
+from harness.data.tables import read_ids, read_labels
 from harness.errors import UserError
 from harness.registry import configs
 
@@ -58,10 +58,18 @@ class VOCLayout(Dataset):
         if not path.exists():
             missing = f"{self.name} has no split '{split}' in {path.parent}: found {', '.join(self.splits())}"
             raise UserError(missing + self.mend(self.root))
-        return path.read_text("utf-8").split()
+        return read_ids(path)
+
+    @cached_property
+    def _images(self) -> ImageFolder:
+        return ImageFolder(self.folder / "JPEGImages", (".jpg", ".jpeg"))
+
+    @cached_property
+    def _masks(self) -> ImageFolder:
+        return ImageFolder(self._mask_folder, (".png",))
 
     def image_path(self, image_id: str) -> Path:
-        return self.folder / "JPEGImages" / f"{image_id}.jpg"
+        return self._images.path(image_id)
 
     @cached_property
     def _mask_folder(self) -> Path:
@@ -69,7 +77,7 @@ class VOCLayout(Dataset):
         return augmented if augmented.is_dir() else self.folder / "SegmentationClass"
 
     def mask_path(self, image_id: str) -> Path:
-        return self._mask_folder / f"{image_id}.png"
+        return self._masks.path(image_id)
 
     def mask_set(self) -> str:
         own = self._mask_folder.name
@@ -99,12 +107,8 @@ class VOCLayout(Dataset):
     @cached_property
     def _label_table(self) -> dict[str, list[int]]:
         path = self.label_file("", "file")
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            return {
-                row.pop("id"): self._indices({name for name, flag in row.items() if flag.strip() == "1"}, "", path)
-                for row in rows
-            }
+        table = read_labels(path, f"id,{self.classes[1]},{self.classes[2]},…\n2007_000032,1,0,…")
+        return {image_id: self._indices(set(names), image_id, path) for image_id, names in table.labels.items()}
 
     def _indices(self, names: set[str], image_id: str, path: Path) -> list[int]:
         unknown = names - set(self.classes)
@@ -145,7 +149,7 @@ class VOC12Animals(VOC12):
         path = self._lists / f"{split}.txt"
         if not path.exists():
             raise UserError(f"{self.name} has no split '{split}': it has {', '.join(self.splits())}")
-        return path.read_text("utf-8").split()
+        return read_ids(path)
 
     @property
     def _lists(self) -> Path:

@@ -317,6 +317,13 @@ def _weight_notes(row: _Row) -> list[str]:
     return [f"{weights['file']}, sha256 {weights['sha256'][:12]}"] if weights["source"] == "file" else []
 
 
+def _classes(group: pd.DataFrame) -> str:
+    """Return how many classes there are, and how many of them occur, where some do not."""
+    whole = len(group.record.iloc[0]["classes"])
+    occurring = [sum(value is not None for value in row.iou.values()) for row in group.itertuples()]
+    return str(whole) if min(occurring) == whole else f"{min(occurring)} of {whole} that occur,"
+
+
 def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str], registry: Registry) -> list[str]:
     """Say what the numbers of a table have in common."""
     record = group.record.iloc[0]
@@ -333,9 +340,11 @@ def _protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str], regist
             f"size {protocol['size'] or 'of the method'}, scales {protocol['scales']}{mirrored}; "
             f"{protocol['checkpoint']} checkpoint; {protocol['precision']}"
         ),
-        f"mIoU {defined}over {len(record['classes'])} classes, background included; pictures: {pictures}",
+        f"mIoU {defined}over {_classes(group)} classes, background included; pictures: {pictures}",
         "of several seeds: mean ± standard deviation over seeds; [95 % interval over pictures, mean of the seeds']",
     ]
+    for split, count in sorted({item for one in group.record for item in one.get("overlaps", {}).items()}):
+        notes.append(f"{count} images of {split} are in {protocol['fit_split']} too: its scores are not held out")
     if dataset not in registry.names("dataset"):
         return [*notes, f"{dataset} is the dataset of a plugin: --plugins adds what it notes"]
     dataset_class: type[Dataset] = registry.load("dataset", dataset)

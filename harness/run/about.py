@@ -41,6 +41,7 @@ def about(cell: CellGraph) -> dict[str, Any]:
             "pixels": {split: cell.index(split).mask_digest for split in splits if cell.is_scored(split)},
         },
         "pictures": {split: len(cell.index(split).ids) for split in splits},
+        **({"overlaps": cell.overlaps} if cell.overlaps else {}),
         **({"verifier": _verifier(cell)} if cell.spec.verifier else {}),
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from harness.cell import Cell
 from harness.data.index import NO_LABELS, SplitIndex
 from harness.effective import effective_background, effective_gating
@@ -59,12 +61,49 @@ class OpenedCell:
                 f"dataset {self.dataset.name} has no masks here, and protocol {self.protocol.name} needs them: "
                 "see its label_source, background_label and background"
             )
+        if "masks" in self.method.supervision and not self.dataset.has_masks:
+            raise UserError(f"{self.method.name} is made of masks, and dataset {self.dataset.name} has none here")
         for split in self.splits:
             if split in self.dataset.blind_splits and self.gating(split).kind == "gt":
                 raise UserError(
                     f"{self.dataset.name} {split} has no public image labels to gate classes by: "
                     "--set protocol.class_gating.held_out=none, or predicted:0.5"
                 )
+
+        self._look_at_splits()
+
+    def _look_at_splits(self) -> None:
+        """Refuse a scored split without labelled pixels; remark on what makes scores mean less than they seem to."""
+        name, remark = self.dataset.name, self.inputs.remark
+        for split in self.protocol.eval_splits:
+            if not self.is_scored(split):
+                continue
+            index = self.index(split)
+            values = {value for picture in index.pictures for value in picture.mask_values}
+            if not values & set(self.class_ids):
+                raise UserError(f"{name}/{split} has no labelled pixel of the classes that count: nothing to score")
+            if values == {0}:
+                remark(f"the masks of {name}/{split} hold only 0 and 255, which is not labelled: did you mean 1?")
+            if turned := sum(picture.turned for picture in index.pictures):
+                remark(f"{turned} images of {name}/{split} are turned by their EXIF tag: their masks must be upright")
+        for split, count in self.overlaps.items():
+            remark(f"{count} images of {name}/{split} are in {self.protocol.fit_split} too, which is trained on")
+        for text in self.dataset.remarks({*self.splits, self.protocol.fit_split or ""}):
+            remark(text)
+
+    @cached_property
+    def overlaps(self) -> dict[str, int]:
+        """How many images of a held-out split are trained on, by id or by content; only where there are any."""
+        if self.method.external or "image_labels" not in self.method.supervision or not self.protocol.fit_split:
+            return {}
+        trained = self.index(self.protocol.fit_split, masks=False).pictures
+        known = {picture.id for picture in trained} | {picture.image for picture in trained}
+        held_out = [split for split in self.protocol.eval_splits if split not in self.dataset.training_splits]
+        counts = {
+            split: sum(not known.isdisjoint((picture.id, picture.image)) for picture in self.index(split).pictures)
+            for split in held_out
+        }
+        return {split: count for split, count in counts.items() if count}
 
     def gating(self, split: str) -> Rule:
         """Return the effective gating rule of a split."""

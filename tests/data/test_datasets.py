@@ -167,7 +167,7 @@ def test_the_check_pass_remembers_files_and_sees_changes(small: Small, tmp_path:
 def test_an_id_twice_and_an_empty_split_are_refused(small: Small) -> None:
     lists = small.root / "ImageSets" / "Segmentation"
     (lists / "train.txt").write_text("train_0000\ntrain_0000\n")
-    with pytest.raises(UserError, match="names train_0000 twice"):
+    with pytest.raises(UserError, match="the id train_0000 stands here twice"):
         check(small)
     (lists / "train.txt").write_text("\n")
     with pytest.raises(UserError, match="is empty"):
