@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +33,7 @@ def check_folder(
     classes: int,
     indices: list[SplitIndex],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    remark: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Check that a folder holds what an external method promises, for every picture of some splits and for no other.
 
@@ -45,7 +48,9 @@ def check_folder(
         How many the dataset has.
     indices : list of SplitIndex
     progress : callable
-        Told (done, total) files.
+        Called with (done, total) files.
+    remark : callable
+        Called with what a person should know.
 
     Returns
     -------
@@ -61,25 +66,35 @@ def check_folder(
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: it should hold the {kind}, one file per picture, named by its id")
     pictures = {picture.id: picture for index in indices for picture in index.pictures}
-    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES[kind]}
-    problems = dict.fromkeys(found.keys() - pictures.keys(), "is no picture of this split")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in SUFFIXES[kind]:
+            found.setdefault(path.stem, []).append(path)
+    problems = dict.fromkeys(found.keys() - pictures.keys(), "is no image of this split")
+
+    transposed: list[bool] = []
 
     def look(picture: Picture) -> str:
         """Return a hash of a picture's file, after checking it."""
         if picture.id not in found:
             raise ValueError(f"is missing (expected {picture.id}{' or '.join(SUFFIXES[kind])})")
-        path = found[picture.id]
+        path, *more = found[picture.id]
+        if more:
+            raise ValueError(
+                f"has {len(more) + 1} files: {', '.join(file.name for file in found[picture.id])}; keep one"
+            )
         if kind == "masks":
             _check_mask(open_mask(path), picture, classes - 1)
         else:
-            read_maps(path, channels, method.background, method.output)
+            sides = read_maps(path, channels, method.background, method.output).shape[1:]
+            transposed.append(_is_transposed(sides, picture))
         return hashlib.sha256(path.read_bytes()).hexdigest()[:20]
 
     def try_to(picture: Picture) -> tuple[str, str]:
         try:
             return look(picture), ""
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return "", str(error).partition("\n")[0]
+            return "", str(error).partition("\n")[0] or type(error).__name__
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = []
@@ -89,6 +104,8 @@ def check_folder(
     problems |= {name: why for name, (_, why) in zip(pictures, results, strict=True) if why}
     if problems:
         raise UserError(complain(str(folder), f"{len(problems)} {kind}", dict(sorted(problems.items()))))
+    if len(transposed) > 1 and all(transposed):
+        remark(f"the maps of {folder} are as high as their images are wide: are they transposed?")
     return digest([[name, content] for name, (content, _) in zip(pictures, results, strict=True)])
 
 
@@ -106,6 +123,33 @@ def _check_mask(mask: np.ndarray, picture: Picture, largest: int) -> None:
         raise ValueError(f"holds undefined index {undefined[0]} (classes are 0..{largest}, 255)")
 
 
+def _is_transposed(sides: tuple[int, ...], picture: Picture) -> bool:
+    """Return whether the sides of a map are those of its image, swapped."""
+    tall, wide = sides[0] / max(1, sides[1]), picture.height / picture.width
+    return abs(tall * wide - 1) < 0.05 and abs(tall / wide - 1) > 0.1
+
+
+def _load(path: Path) -> Any:
+    """Open a file of numpy's without running anything in it, and without believing a header that is too large.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    size = path.stat().st_size
+    if not size:
+        raise ValueError("empty file")
+    try:
+        if path.suffix == ".npy":
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # a false header ends here, not in the memory
+            return np.array(mapped)
+        with open(path, "rb") as file:
+            return dict(np.load(file, allow_pickle=False))
+    except (EOFError, zipfile.BadZipFile, KeyError, MemoryError, OverflowError, zlib.error) as error:
+        raise ValueError(f"cannot be read: {error or type(error).__name__}") from None
+
+
 def read_maps(path: Path, classes: int, background: bool, output: str) -> np.ndarray:
     """Read the (C, h, w) scores of a picture: a .npy array, or a .npz with `scores` and, of some channels, `classes`.
 
@@ -120,7 +164,7 @@ def read_maps(path: Path, classes: int, background: bool, output: str) -> np.nda
         If it is pickled, or its shape or values are not those of scores.
     """
     channels = classes if background else classes - 1
-    loaded: Any = np.load(path, allow_pickle=False)
+    loaded = _load(path)
     if isinstance(loaded, np.ndarray):
         scores, chosen = loaded, None
     else:
@@ -137,6 +181,10 @@ def read_maps(path: Path, classes: int, background: bool, output: str) -> np.nda
             + ("probabilities in 0..1" if output == "probability" else "non-negative activations")
         )
     if chosen is not None:
+        if chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer):
+            raise ValueError(f"its classes are {chosen.dtype} of shape {chosen.shape}, expected a list of integers")
+        if len(set(chosen.tolist())) < len(chosen):
+            raise ValueError(f"its classes {chosen.tolist()} name one twice")
         if len(chosen) != len(scores) or not all(0 <= number < channels for number in chosen.tolist()):
             raise ValueError(f"its classes {chosen.tolist()} do not name {len(scores)} of 0..{channels - 1}")
         full = np.zeros((channels, *scores.shape[1:]), np.float16)

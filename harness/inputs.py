@@ -144,6 +144,7 @@ class Inputs:
             len(self.dataset(cell.spec.dataset).classes),
             indices,
             lambda done, total: self.scan(str(cell.folder), done, total),
+            self.remark,
         )
         self._folders[content] = str(cell.folder)
         return content

@@ -1,7 +1,8 @@
-"""Masks for anybody's photos from a trained cell, made as the cell's own masks were made."""
+"""Masks of user images from a trained cell, made as the cell's own masks were made."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,26 @@ from harness.stages.mask import best_class, load_refiner
 from harness.stages.score import merged_scores
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def images_in(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Return the images of a folder, in order, and how many other files there are, by suffix.
+
+    Raises
+    ------
+    UserError
+        If there is none, or two would have the same mask.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
+    others = Counter(path.suffix.lower() or path.name for path in files if path not in paths)
+    if not paths:
+        raise UserError(f"no images in {folder}: looked for {', '.join(SUFFIXES)}")
+    first: dict[str, Path] = {}
+    for path in paths:
+        if (other := first.setdefault(path.stem, path)) != path:
+            raise UserError(f"{other.name} and {path.name} would have the same mask, {path.stem}.png: rename one")
+    return paths, others
 
 
 class Predictor:
@@ -61,6 +82,8 @@ class Predictor:
     ) -> None:
         if record["status"] != "done" or record["artefacts"]["fit"] is None:
             raise UserError(f"{record['title']} ({record['key'][:8]}) has no trained model")
+        if "masks" in record.get("supervision", ()):
+            raise UserError(f"{record['title']} makes its masks of the ground truth, and your images have none")
         self.spec, self.names, self.device = record["spec"], record["classes"], device
         protocol = Protocol.model_validate(self.spec["protocol"])
         method_class: type[Method] = registry.load("method", self.spec["method"])
@@ -90,9 +113,16 @@ class Predictor:
         """Return the (H, W) uint8 mask of a photo: positions in `names`."""
         image = open_rgb(path)
         size = self.protocol.size or self.spec["params"]["inference_size"]
-        with torch.set_grad_enabled(self.method.needs_grad):
+        given = None
+        if self.method.conditions_on_labels and self.labels.any():
+            given = torch.tensor([[1, *self.labels[1:]]], dtype=torch.float32, device=self.device)
+        bf16 = self.protocol.precision == "bf16"
+        with (
+            torch.set_grad_enabled(self.method.needs_grad),
+            torch.autocast(self.device, torch.bfloat16, enabled=bf16),
+        ):
             maps, presence = merged_scores(
-                self.method, self.model, [image], None, size, self.protocol.scales, self.protocol.flip, self.device
+                self.method, self.model, [image], given, size, self.protocol.scales, self.protocol.flip, self.device
             )
         present = None if presence is None else presence[0].cpu().numpy()
         classes = open_classes(self.rules, self.labels, present)
@@ -111,11 +141,12 @@ def contact_sheet(shown: list[tuple[str, np.ndarray, list[str]]], path: Path, co
     """Draw overlays in a grid, each titled with its name and the classes found in it."""
     rows = -(-len(shown) // columns)
     figure = new_figure(2.2 * min(columns, len(shown)), 2.3 * rows)
-    for axis in (axes := figure.subplots(rows, min(columns, len(shown)), squeeze=False).flat):
+    axes = list(figure.subplots(rows, min(columns, len(shown)), squeeze=False).flat)
+    for axis in axes:
         axis.set_axis_off()
-    for axis, (name, picture, found) in zip(axes, shown, strict=False):
-        axis.imshow(picture)
-        axis.set_title(f"{name}\n{', '.join(found) or 'nothing found'}", fontsize=7)
+    for axis, (name, image, found) in zip(axes, shown, strict=False):
+        axis.imshow(image)
+        axis.set_title(f"{name}\n{', '.join(found) or 'nothing found'}", fontsize=7, parse_math=False)
     save(figure, path)
 
 

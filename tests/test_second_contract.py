@@ -121,3 +121,19 @@ def test_a_child_that_is_cut_off_goes_on_to_the_same_weights(
             fit(tmp_path / "cut")
     resumed = fit(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_what_a_done_cell_no_longer_has_is_made_again_where_it_is_asked_for(done: tuple[Plan, Store]) -> None:
+    plan, store = done
+    alone = plan_cells([plan.cells[0].cell], Inputs(REGISTRY, store.root, None))
+    store.write_record(record_of(plan.cells[0], plan, store))
+    fit = alone.cells[0].artefacts["fit"]
+    assert alone.missing(store, ["fit"]) == []
+    place = store.root / "artefacts" / "fit" / fit
+    place.rename(store.root / "moved")
+    try:
+        assert alone.missing(store) == []
+        assert alone.missing(store, ["evaluate"]) == []
+        assert alone.missing(store, ["fit"]) == [fit]
+    finally:
+        (store.root / "moved").rename(place)

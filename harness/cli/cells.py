@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def run_cells(
     _announce(console, plan)
     with store.in_use():
         if cache_pictures:
-            _decode(console, plan, store)
+            _decode(console, plan, store, options.keep)
         _run(console, plan, store, options)
     records = [record for planned in plan.cells if (record := store.record(planned.key))]
     if as_json:
@@ -80,11 +81,11 @@ def run_cells(
     return records
 
 
-def _decode(console: Console, plan: Plan, store: Store) -> None:
+def _decode(console: Console, plan: Plan, store: Store, keep: Collection[str] | None) -> None:
     """Decode the pictures that are still to be opened; say first how large they are."""
     from harness.run.progress import scanning
 
-    decoded = plan.decode(plan.missing(store))
+    decoded = plan.decode(plan.missing(store, keep))
     if not decoded.size:
         return
     console.print(str(decoded), highlight=False)
@@ -96,14 +97,26 @@ def _run(console: Console, plan: Plan, store: Store, options: Options) -> None:
     from harness.run.progress import ConsoleView
     from harness.run.schedule import Scheduler
 
-    with ConsoleView(console, len(plan.missing(store))) as view:
+    with ConsoleView(console, len(plan.missing(store, options.keep))) as view:
         scheduler = Scheduler(plan, store, options, view)
-        reused = len({key for p in plan.cells for key in p.nodes}) - len(scheduler.waiting)
+        there = {key for p in plan.cells for key in p.nodes if store.artefact(plan.nodes[key].stage, key)}
+        reused = len(there)
         if scheduler.waiting:
             console.print(f"{len(scheduler.waiting)} stages to run, {reused} reused", highlight=False)
         elif not scheduler.open:
-            console.print("every stage reused, nothing to run", highlight=False)
+            console.print(_nothing_to_run(plan, store), highlight=False)
         scheduler.run()
+
+
+def _nothing_to_run(plan: Plan, store: Store) -> str:
+    """Return why nothing is run, and which stages of done cells are there no more."""
+    from harness.stages import STAGES
+
+    gone = {plan.nodes[key].stage for planned in plan.cells for key in plan.gone(store, planned, STAGES)}
+    if not gone:
+        return "every stage reused, nothing to run"
+    stages = ",".join(stage for stage in STAGES if stage in gone)
+    return f"every cell is done, nothing to run; artefacts of some stages are gone: --keep {stages} makes them again"
 
 
 def _has_failed(results: Path, key: str) -> bool:

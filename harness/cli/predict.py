@@ -1,4 +1,4 @@
-"""`harness predict`: masks for a folder of photos from a trained cell."""
+"""`harness predict`: masks for a folder of images from a trained cell."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SHEET = 48  # photos on the contact sheet
 
 def command(
     run: Annotated[str, typer.Argument(help="The first digits of a record's key; see `harness list runs`.")],
-    images: Annotated[Path, typer.Option(help="Folder of photos.", file_okay=False)],
+    images: Annotated[Path, typer.Option(help="Folder of images.", file_okay=False)],
     out: Annotated[Path, typer.Option(help="Where to write masks, overlays and a contact sheet.", file_okay=False)],
-    classes: Annotated[str | None, typer.Option(help="What the photos may show; default: the model says.")] = None,
+    classes: Annotated[str | None, typer.Option(help="What the images may show; default: the model says.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     results: Results = DEFAULT_RESULTS,
     plugins: Plugins = None,
@@ -26,20 +26,18 @@ def command(
 ) -> None:
     """Segment your own photos with a cell."""
     if not images.is_dir():
-        raise UserError(f"no folder {images}: --images names a folder of photos")
+        raise UserError(f"no folder {images}: --images names a folder of images")
     import numpy as np
     import torch
     from PIL import Image, UnidentifiedImageError
     from rich.progress import track
 
     from harness.data.base import open_rgb, save_mask
-    from harness.predict import SUFFIXES, Predictor, contact_sheet, overlay, thumbnail
+    from harness.predict import SUFFIXES, Predictor, contact_sheet, images_in, overlay, thumbnail
     from harness.registry import Registry
     from harness.results.store import Store
 
-    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise UserError(f"no photos in {images}: looked for {', '.join(SUFFIXES)}")
+    paths, others = images_in(images)
     if device == "cuda" and not torch.cuda.is_available():
         raise EnvironmentUnfitError("--device cuda, but torch sees no GPU: check the driver, or --device cpu")
     store = Store(results)
@@ -56,8 +54,11 @@ def command(
     for path in track(paths, "photos", console=console):
         try:
             mask = predictor(path)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            bad[path.name] = str(error).partition("\n")[0]
+        except Image.DecompressionBombError:
+            bad[path.name] = "too large: its header names more than 178 million pixels"
+            continue
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, MemoryError) as error:
+            bad[path.name] = str(error).partition("\n")[0] or type(error).__name__
             continue
         seen = [predictor.names[number] for number in np.unique(mask) if number]
         found[path.name] = seen
@@ -71,10 +72,17 @@ def command(
     legend = ", ".join(f"{number} {name}" for number, name in enumerate(predictor.names))
     if as_json:
         print_json(
-            {"run": record["key"], "classes": predictor.names, "gating": predictor.gating, "found": found, "bad": bad}
-        )
-    console.print(f"masks hold: {legend}", highlight=False)
-    console.print(f"written: {out / 'masks'}, {out / 'overlays'}, {out / 'contact-sheet.png'}", highlight=False)
+            {"run": record["key"], "classes": predictor.names, "gating": predictor.gating, "found": found, "bad": bad,
+             "left_out": others}
+        )  # fmt: skip
+    console.print(f"masks hold: {legend}", markup=False, highlight=False)
+    if sheet:
+        written = f"written: {out / 'masks'}, {out / 'overlays'}, {out / 'contact-sheet.png'}"
+        console.print(written, markup=False, highlight=False)
+    if others:
+        left_out = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        readable = ", ".join(SUFFIXES)
+        console.print(f"left out, as not {readable}: {left_out}", markup=False, highlight=False)
     for name, reason in bad.items():
         console.print(f"skipped {name}: {reason}", markup=False, highlight=False)
     if bad:

@@ -136,7 +136,9 @@ class Store:
         """
         artefact = self.artefact(stage, key)
         if artefact is None:
-            raise UnusableArtefactError(stage, key, f"gone from {self.root}: run the cell again")
+            raise UnusableArtefactError(
+                stage, key, f"gone from {self.root}: its cell, run again with --keep {stage}, makes it"
+            )
         return artefact
 
     def work(self, key: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,32 @@ class Plan(Graph):
             self.pictures[split] = tuple(str(decoded.place(picture)) for picture in self.contents[split])
         return decoded
 
-    def missing(self, store: Store) -> list[str]:
-        """Return the keys of the stages that unfinished cells still need, parents first."""
+    def missing(self, store: Store, keep: Collection[str] | None = None) -> list[str]:
+        """Return the keys of the stages that are still to run, parents first.
+
+        Those are what unfinished cells need, and of done cells the stages that are asked to be kept but are gone, with
+        whatever these read.
+        """
         needed: set[str] = set()
         for planned in self.cells:
-            if planned.nodes and not is_done(store, planned):
+            if not is_done(store, planned):
                 needed.update(planned.nodes)
+            else:
+                for key in self.gone(store, planned, keep or ()):
+                    self._add_with_parents(key, needed, store)
         return [key for key, node in self.nodes.items() if key in needed and not store.artefact(node.stage, key)]
+
+    def gone(self, store: Store, planned: PlannedCell, stages: Collection[str]) -> list[str]:
+        """Return the keys of a cell's stages, of some kinds, whose artefacts are not there."""
+        nodes = [self.nodes[key] for key in planned.nodes]
+        return [node.key for node in nodes if node.stage in stages and not store.artefact(node.stage, node.key)]
+
+    def _add_with_parents(self, key: str, needed: set[str], store: Store) -> None:
+        node = self.nodes[key]
+        if key not in needed and not store.artefact(node.stage, key):
+            needed.add(key)
+            for parent in node.parents.values():
+                self._add_with_parents(parent, needed, store)
 
 
 def plan_cells(cells: Iterable[Cell], inputs: Inputs) -> Plan:

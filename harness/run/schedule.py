@@ -101,11 +101,12 @@ class Scheduler:
         self.options = options
         self.view = view
         self.leases = Leases(store.root / "leases")
-        self.waiting = {key: plan.nodes[key] for key in plan.missing(store)}
+        self.waiting = {key: plan.nodes[key] for key in plan.missing(store, options.keep)}
         self.running: dict[Any, _Running] = {}
         self.failed: dict[str, Outcome] = {}
         self.attempts: Counter[str] = Counter()
         self.open = [planned for planned in plan.cells if not is_done(store, planned)]
+        self._again = set(self.waiting) - {key for planned in self.open for key in planned.nodes}  # of done cells
         self._heard = 0.0
         self._sweep = f"{SWEEP}{uuid.uuid4().hex[:12]}"
         self._stages = len(self.waiting)
@@ -159,6 +160,7 @@ class Scheduler:
             if self.failed and self.options.fail_fast:
                 self.view.said("stopped at the first failure; what was finished is kept")
                 return
+        self._drop_unkept(set())
 
     def _let_go(self) -> None:
         for key in list(self.leases.held):
@@ -267,6 +269,9 @@ class Scheduler:
             self.waiting[node.key] = node
         else:
             self.failed[node.key] = outcome
+            if self._again:  # what done cells lack reads it, or may
+                self.view.said(f"{node.stage} {node.label}: {outcome.reason}; what needs it stays gone")
+                self.waiting = {key: node for key, node in self.waiting.items() if key not in self._again}
 
     def _need(self, key: str) -> None:
         """Put a stage into the queue, and whatever it reads that is not there."""
@@ -288,7 +293,7 @@ class Scheduler:
                 self.view.recorded(record)
         if len(still_open) < len(self.open):
             self.open = still_open
-            needed = {key for planned in still_open for key in planned.nodes}
+            needed = {key for planned in still_open for key in planned.nodes} | self._again
             self.waiting = {key: node for key, node in self.waiting.items() if key in needed}
             self._drop_unkept(needed)
 
