@@ -30,8 +30,11 @@ class InterruptedRunError(HarnessError):
     exit_code = 130
 
 
+SHOWN = 20  # names of an error message, at most
+
+
 def closest(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown name: the closest one, or all of them.
+    """Return the end of an error message about an unknown name: the closest one, or those that there are.
 
     Examples
     --------
@@ -42,4 +45,7 @@ def closest(name: str, known: Iterable[str]) -> str:
     """
     known = sorted(known)
     match = get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(known) or 'none'}"
+    if match:
+        return f"did you mean '{match[0]}'?"
+    more = f", and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    return f"known: {', '.join(known[:SHOWN]) or 'none'}{more}"

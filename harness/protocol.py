@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from harness.rules import Background, Checkpoint, Gating, Rule
 from harness.strict import Frozen
@@ -121,7 +121,7 @@ class Protocol(Frozen):
     normalisation: Literal["none", "max", "minmax", "vitpcm"] = "max"
     background: Background = Rule("fixed", 0.4)
     size: Size = None
-    scales: tuple[float, ...] = (1.0,)
+    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     flip: Literal["none", "mean", "max"] = "none"
     align_corners: bool = False
     refine: str = "none"

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -42,7 +43,7 @@ def device_name(device: str) -> str:
 
 def command_line() -> str:
     """Return the command; of an absolute path only the name is told."""
-    return " ".join(["harness", *(_ABSOLUTE.sub(r"\1…/\2", word) for word in sys.argv[1:])])
+    return shlex.join(["harness", *(_ABSOLUTE.sub(r"\1…/\2", word) for word in sys.argv[1:])])
 
 
 def _version(name: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +20,17 @@ from harness.protocol import VERIFICATION, VERIFIER, Names, Protocol, as_tuple
 from harness.registry import Registry
 from harness.strict import Frozen, canonical, parse, read_yaml
 
-Seeds = Annotated[tuple[int, ...], BeforeValidator(as_tuple)]
+
+def _seed(value: Any) -> Any:
+    """Return a seed; 0-2 is not a number, though pydantic takes it for -2."""
+    if isinstance(value, str) and not value.strip().isdecimal():
+        raise ValueError("expected whole numbers from 0 up, as 0,1,2")
+    return value
+
+
+Seed = Annotated[int, BeforeValidator(_seed), Field(ge=0)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+Some = Annotated[Names, Field(min_length=1)]
 
 
 class Grid(Frozen):
@@ -30,12 +40,12 @@ class Grid(Frozen):
     stages take, as `fit.gpus: 0.5`.
     """
 
-    methods: Names
-    backbones: Names = ("vit_s16",)
-    datasets: Names = ("toy",)
+    methods: Some
+    backbones: Some = ("vit_s16",)
+    datasets: Some = ("toy",)
     weights: str | None = None
     checkpoint: str | None = None
-    protocols: Names = ("strict",)
+    protocols: Some = ("strict",)
     refine: Names = ()
     verify: Names = ()
     verify_weights: str | None = None
@@ -91,12 +101,18 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             raise UserError(
                 f"--set {assignment}: expected METHOD.KEY=VALUE, protocol.KEY=VALUE or {VERIFIER}.KEY=VALUE"
             )
-        values[key.strip()] = yaml.safe_load(value)
+        try:
+            values[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment}: the value is not YAML: {getattr(error, 'problem', error)}") from None
     return values
 
 
-def expand(grids: Sequence[Grid], registry: Registry) -> list[Cell]:
+def expand(grids: Sequence[Grid], registry: Registry, asked: Mapping[str, Any] | None = None) -> list[Cell]:
     """Return the cells of some grids, in a stable order, without repeats.
+
+    Each setting that was asked for must fit one of the grids; None asks for all that stand in them. Any other falls
+    away where its method is not run.
 
     Raises
     ------
@@ -104,14 +120,11 @@ def expand(grids: Sequence[Grid], registry: Registry) -> list[Cell]:
         For an unknown name or key, or a value of the wrong type.
     """
     cells: dict[str, Cell] = {}
+    _must_fit(asked if asked is not None else [key for grid in grids for key in grid.set], grids, registry)
     for grid in grids:
+        if grid.checkpoint and len(grid.seeds) > 1:
+            raise UserError("--checkpoint is one trained model, which no seed changes: name one of --seeds")
         methods = registry.select("method", grid.methods)
-        owners = {"protocol", VERIFIER}
-        known = [*methods, *_ancestors(registry, methods), *_refiners(grid, registry)]
-        for key in grid.set:
-            owner = key.partition(".")[0]
-            if owner not in owners and not any(fnmatch(name, owner) for name in known):
-                raise UserError(f"--set {key}: no such method in this run: {closest(owner, [*known, *owners])}")
         axes = itertools.product(grid.datasets, grid.protocols, methods, grid.backbones, grid.seeds)
         for dataset, name, method, backbone, seed in axes:
             for refine, verify in itertools.product(grid.refine or (None,), grid.verify or (None,)):
@@ -157,6 +170,7 @@ def _cell(
     dataset_class: type[Dataset] = registry.load("dataset", dataset)
     refiner_settings = _refiner_settings(registry, protocol.refine, grid.set)
     params, origins = _settings(method_class, dataset_class, grid.set)
+    origins |= {f"{protocol.refine.partition(':')[0]}.{key}": "--set" for key in refiner_settings or ()}
     folder = None
     if method_class.external and params["folder"]:
         folder = Path(params["folder"]).absolute()
@@ -179,7 +193,7 @@ def _cell(
         limit=grid.limit,
         checkpoint=bool(checkpoint),
         verifier=verifier_config(registry, protocol, grid.set),
-        parent=_parent(registry, method_class, dataset_class, grid.set),
+        parent=_parent(registry, method_class, dataset_class, grid.set, origins),
         refiner=refiner_settings,
     )
     verify_weights = grid.verify_weights or "" if spec.verifier else ""
@@ -200,20 +214,32 @@ def _ancestors(registry: Registry, methods: Sequence[str]) -> list[str]:
     return [*found, *_ancestors(registry, found)] if found else []
 
 
-def _refiners(grid: Grid, registry: Registry) -> list[str]:
-    """Return the refiners that a grid may use."""
-    return registry.names("refiner")
+def _must_fit(keys: Iterable[str], grids: Sequence[Grid], registry: Registry) -> None:
+    """See that each setting is one of a method, a parent, a refiner, the protocol or the verifier of some grid."""
+    methods = [name for grid in grids for name in registry.select("method", grid.methods)]
+    known = [*dict.fromkeys([*methods, *_ancestors(registry, methods), *registry.names("refiner")])]
+    for key in keys:
+        owner = key.partition(".")[0]
+        if owner not in ("protocol", VERIFIER) and not any(fnmatch(name, owner) for name in known):
+            hint = closest(owner, [*known, "protocol", VERIFIER])
+            raise UserError(f"--set {key}: no such method in this run: {hint}")
 
 
 def _parent(
-    registry: Registry, method: type[Method], dataset: type[Dataset], assignments: Mapping[str, Any]
+    registry: Registry,
+    method: type[Method],
+    dataset: type[Dataset],
+    assignments: Mapping[str, Any],
+    origins: dict[str, str],
 ) -> dict[str, Any] | None:
-    """Return the method that a method starts from, with its parameters and its own parent."""
+    """Return the method that a method starts from, with its parameters and its own parent; add where they came from."""
     if not method.parent:
         return None
     parent: type[Method] = registry.load("method", method.parent)
-    params, _ = _settings(parent, dataset, assignments)
-    return {"method": parent.name, "params": params, "parent": _parent(registry, parent, dataset, assignments)}
+    params, own = _settings(parent, dataset, assignments)
+    origins.update({f"{parent.name}.{key}": origin for key, origin in own.items()})
+    before = _parent(registry, parent, dataset, assignments, origins)
+    return {"method": parent.name, "params": params, "parent": before}
 
 
 def _refiner_settings(registry: Registry, refine: str, assignments: Mapping[str, Any]) -> dict[str, Any] | None:

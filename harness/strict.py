@@ -17,7 +17,7 @@ from harness.errors import UserError, closest
 class Frozen(BaseModel):
     """A model whose fields cannot be changed and whose unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 Model = TypeVar("Model", bound=BaseModel)

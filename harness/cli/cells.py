@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli.common import DEFAULT_RESULTS, messages, output, print_json, stoppable
+from harness.cli.common import messages, next_command, output, print_json, stoppable
 from harness.errors import InterruptedRunError
 
 if TYPE_CHECKING:
@@ -149,16 +149,13 @@ def _announce(console: Console, plan: Any) -> None:
 def _conclude(console: Console, records: list[dict[str, Any]], results: Path) -> None:
     done = sum(record["status"] == "done" for record in records)
     bad = [record for record in records if record["status"] not in ("done", "skipped")]
-    where = "" if results == DEFAULT_RESULTS else f" --results {results}"
     console.print(f"{done} of {len(records)} cells done, records in {results / 'records'}", highlight=False)
     if bad:
         names = ", ".join(record["title"] for record in bad[:5]) + (", …" if len(bad) > 5 else "")
-        console.print(
-            f"failed: {names}; `harness show {bad[0]['key'][:8]}{where}` says why", markup=False, highlight=False
-        )
+        console.print(f"failed: {names}; `{next_command('show', bad[0]['key'][:8], results=results)}` says why")
         console.print("the same command runs just those again", highlight=False)
         sys.exit(1)
-    console.print(f"next: harness report{where}", highlight=False)
+    console.print(f"next: {next_command('report', results=results)}")
 
 
 def _show_plan(plan: Plan, results: Path, cache_pictures: bool, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,13 +31,13 @@ DEFAULT_RESULTS = Path("results")
 
 
 def messages() -> Console:
-    """Return the console for progress and remarks: standard error."""
-    return Console(stderr=True, soft_wrap=True)
+    """Return the console for progress and remarks: standard error. What is printed is text, never markup."""
+    return Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
 
 def output() -> Console:
     """Return the console for what was asked for: standard output, wide where nobody's window sets a width."""
-    return Console() if sys.stdout.isatty() else Console(width=220)
+    return Console(width=None if sys.stdout.isatty() else 220, markup=False, highlight=False)
 
 
 @contextmanager
@@ -69,13 +70,43 @@ def split_stages(value: str | None) -> tuple[str, ...] | None:
     """
     from harness.stages import STAGES
 
-    stages = split_commas(value)
+    stages = split_commas(value, "--keep")
     for stage in stages or ():
         if stage not in STAGES:
             raise UserError(f"--keep: unknown stage '{stage}': {closest(stage, STAGES)}")
     return stages
 
 
-def split_commas(value: str | None) -> tuple[str, ...] | None:
-    """Return the parts of a comma-separated option."""
-    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+def split_commas(value: str | None, option: str) -> tuple[str, ...] | None:
+    """Return the parts of a comma-separated option.
+
+    Raises
+    ------
+    UserError
+        If it was given and is empty, as a variable that was not set is in a script.
+    """
+    if value is None:
+        return None
+    parts = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not parts:
+        raise UserError(f"{option} is empty: leave it out, or name something")
+    return parts
+
+
+def filled(value: str | None, option: str) -> str | None:
+    """Return the value of an option that names one thing.
+
+    Raises
+    ------
+    UserError
+        If it was given and is empty.
+    """
+    if value is not None and not value.strip():
+        raise UserError(f"{option} is empty: leave it out, or name something")
+    return value
+
+
+def next_command(*words: str, results: Path = DEFAULT_RESULTS) -> str:
+    """Return a command to give next, as a shell takes it, with the results folder where it is not the default."""
+    where = [] if results == DEFAULT_RESULTS else ["--results", str(results)]
+    return shlex.join(["harness", *words, *where])

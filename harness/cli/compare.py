@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from harness.cli.common import DEFAULT_RESULTS, Json, Results, output, print_json
+from harness.run.progress import percent
 
 
 def command(
@@ -36,7 +37,7 @@ def command(
         table.add_row(key.removeprefix("spec."), *(str(value) for value in values))
     out.print(table)
     for split, scores in found["splits"].items():
-        out.print(f"\n{split}: mIoU {_percent(scores['miou'][0])} → {_percent(scores['miou'][1])}, "
+        out.print(f"\n{split}: mIoU {percent(scores['miou'][0], 2)} → {percent(scores['miou'][1], 2)}, "
                   f"difference {_signed(scores['difference'])}", markup=False, highlight=False)  # fmt: skip
         _show_split(scores)
     seeds = found["seeds"]
@@ -49,16 +50,12 @@ def command(
 def _show_split(scores: dict[str, Any]) -> None:
     table = Table("class", "difference [95 %]", box=None, pad_edge=False)
     for name, change in scores["classes"].items():
-        table.add_row(name, "–" if change is None else _signed(change).replace("[", "\\["))
+        table.add_row(name, "–" if change is None else _signed(change))
     out = output()
     out.print(table)
     for name in ("gained", "lost"):
         pictures = ", ".join(f"{image_id} {100 * change:+.1f}" for image_id, change in scores[name].items())
         out.print(f"pictures that {name} most: {pictures or 'none'}", markup=False, highlight=False)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
 
 
 def _signed(change: list[float]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Results, Root, output
+from harness.cli.common import DEFAULT_RESULTS, Json, Results, Root, output, split_commas
 from harness.errors import UserError
 
 
@@ -25,6 +25,7 @@ def command(
         str, typer.Option(help="What made them, for the tables: image_labels, saliency.")
     ] = "unknown",
     protocol: Annotated[str, typer.Option(help="How scores become masks.")] = "strict",
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="protocol.KEY=VALUE; repeatable.")] = None,
     refine: Annotated[str | None, typer.Option(help="Refiners: none, crf:vitpcm, pamr; several with commas.")] = None,
     results: Results = DEFAULT_RESULTS,
     as_json: Json = False,
@@ -39,7 +40,7 @@ def command(
     from harness.report.formats import show
     from harness.report.tables import comparison
     from harness.run.schedule import Options
-    from harness.spec import Grid, expand
+    from harness.spec import Grid, expand, parse_assignments
     from harness.strict import parse
 
     if (masks is None) == (scores is None):
@@ -50,7 +51,11 @@ def command(
         "external.supervision": supervision, "protocol.eval_splits": split,
     }  # fmt: skip
     registry = Registry()
-    asked = {"methods": "external", "datasets": dataset, "protocols": protocol, "refine": refine or "", "set": settings}
+    asked = {
+        "methods": "external", "datasets": split_commas(dataset, "--dataset"),
+        "protocols": split_commas(protocol, "--protocol"), "refine": split_commas(refine, "--refine") or (),
+        "set": settings | parse_assignments(assignments or []),
+    }  # fmt: skip
     cells = expand([parse(Grid, asked)], registry)
     records = run_cells(cells, registry, results, root, Options("cpu"), as_json=as_json)
     if not as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, output, print_json
+from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, next_command, output, print_json
 from harness.errors import UserError, closest
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def _list_runs(pattern: str, results, as_json: bool) -> None:  # type: ignore[no
     from fnmatch import fnmatch
 
     from harness.results.store import Store
+    from harness.run.progress import percent
 
     records = [record for record in Store(results).records() if fnmatch(record["title"], pattern)]
     if as_json:
@@ -81,8 +82,8 @@ def _list_runs(pattern: str, results, as_json: bool) -> None:  # type: ignore[no
         return
     table = Table("run", "status", "cell", "ended", "mIoU", box=None, pad_edge=False)
     for record in records:
-        scores = ", ".join(f"{s} {100 * m['miou']:.1f}" for s, m in record.get("metrics", {}).items())
+        scores = ", ".join(f"{s} {percent(m['miou'])}" for s, m in record.get("metrics", {}).items())
         table.add_row(record["key"][:8], record["status"], record["title"], record["ended"], scores)
     output().print(table)
     if records:
-        output().print(f"next: harness show {records[0]['key'][:8]}", highlight=False)
+        output().print(f"next: {next_command('show', records[0]['key'][:8], results=results)}")

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, print_json, stoppable
+from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, next_command, print_json, stoppable
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def _conclude(console: Console, merge: Merge, copied: dict[tuple[str, str], int]
     lines += [f"left out: {'/'.join(name)}: {why}" for name, why in sorted(merge.left_out.items())]
     records = f"{len(merge.new)} new records, {len(merge.replaced)} in place of a failure"
     written = f"{records}, {len(copied)} artefacts, {decimal(sum(copied.values()))}"
-    where = "" if results == DEFAULT_RESULTS else f" --results {results}"
     lines.append(f"would be merged into {results}: {written}" if dry_run else f"merged into {results}: {written}")
-    lines.append("run again without --dry-run" if dry_run else f"next: harness status{where}")
+    lines.append("run again without --dry-run" if dry_run else f"next: {next_command('status', results=results)}")
     for line in lines:
         console.print(line, markup=False, highlight=False)

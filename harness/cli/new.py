@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,4 +28,4 @@ def command(
     if package:
         output().print(f"next: pip install -e {name}, then harness check {name}", highlight=False)
     else:
-        output().print(f"next: harness check {paths[0]}", highlight=False)
+        output().print(f"next: harness check {shlex.quote(str(paths[0]))}", highlight=False)

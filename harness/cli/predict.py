@@ -42,7 +42,7 @@ def command(
         raise EnvironmentUnfitError("--device cuda, but torch sees no GPU: check the driver, or --device cpu")
     store = Store(results)
     record = store.find(run)
-    predictor = Predictor(record, store, Registry(plugins or ()), split_commas(classes) or (), device)
+    predictor = Predictor(record, store, Registry(plugins or ()), split_commas(classes, "--classes") or (), device)
     console = messages()
     console.print(
         f"{record['title']} on {len(paths)} photos; classes {predictor.gating}", markup=False, highlight=False

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, messages, output, print_json, split_commas
+from harness.cli.common import (
+    DEFAULT_RESULTS,
+    Json,
+    Plugins,
+    Results,
+    messages,
+    next_command,
+    output,
+    print_json,
+    split_commas,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +64,7 @@ def command(
     from harness.results.store import Store
     from harness.spec import experiment
 
-    chosen_formats = split_commas(formats) or ()
+    chosen_formats = split_commas(formats, "--format") or ()
     for name in chosen_formats:
         if name not in ("html", *FORMATS):
             raise UserError(f"--format {name}: {closest(name, ['html', *FORMATS])}")
@@ -93,7 +103,8 @@ def command(
             write_page(folder / "report.html", title, tables, found, shown, drawn)
         console.print(f"written: {folder / 'report.html'}", highlight=False)
     if not found.empty:
-        console.print(f"next: harness show {found.key.iloc[0][:8]} explains one number", highlight=False)
+        explained = next_command("show", found.key.iloc[0][:8], results=results)
+        console.print(f"next: {explained} explains one number", highlight=False)
     off = [verdict for verdict in judged if verdict.word == OFF]
     if strict and off:
         console.print(f"{len(off)} scores are off their published ones", highlight=False)

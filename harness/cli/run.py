@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, Root, split_commas, split_stages
+from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, Root, filled, split_commas, split_stages
 from harness.errors import UserError
 
 Option = typer.Option
@@ -70,21 +70,22 @@ def command(
         raise UserError(f"--device {device}: expected auto, cpu or cuda")
     registry = Registry(plugins or ())
     flags = {
-        "methods": split_commas(methods),
-        "backbones": split_commas(backbones),
-        "datasets": split_commas(dataset),
-        "weights": weights,
-        "checkpoint": checkpoint,
-        "protocols": split_commas(protocol),
-        "refine": split_commas(refine),
-        "verify": split_commas(verify),
-        "verify_weights": verify_weights,
-        "seeds": split_commas(seeds),
+        "methods": split_commas(methods, "--methods"),
+        "backbones": split_commas(backbones, "--backbones"),
+        "datasets": split_commas(dataset, "--dataset"),
+        "weights": filled(weights, "--weights"),
+        "checkpoint": filled(checkpoint, "--checkpoint"),
+        "protocols": split_commas(protocol, "--protocol"),
+        "refine": split_commas(refine, "--refine"),
+        "verify": split_commas(verify, "--verify"),
+        "verify_weights": filled(verify_weights, "--verify-weights"),
+        "seeds": split_commas(seeds, "--seeds"),
         "limit": limit,
     }
     given = {key: value for key, value in flags.items() if value is not None}
     values = parse_assignments(assignments or [])
-    if experiment:
+    if filled(experiment, "--experiment"):
+        assert experiment
         grids = [
             parse(Grid, grid.model_dump(exclude_unset=True) | given | {"set": grid.set | values})
             for grid in read_experiment(registry, experiment).grids
@@ -97,7 +98,7 @@ def command(
         device, threads, max_parallel, parse_resources(resources or []), ray_address,
         None if time_limit is None else _seconds(time_limit), fail_fast, split_stages(keep),
     )  # fmt: skip
-    cells = expand(grids, registry)
+    cells = expand(grids, registry, values)
     run_cells(
         cells, registry, results, root, options, cache_pictures=cache_pictures, failed_only=failed,
         dry_run=dry_run, as_json=as_json,

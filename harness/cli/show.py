@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from harness.cli.common import DEFAULT_RESULTS, Json, Results, output, print_json
+from harness.run.progress import percent
 
 
 def command(
@@ -79,11 +80,7 @@ def _scores(record: dict[str, Any]) -> None:
     splits = record["metrics"] | verified
     table = Table("", *splits, box=None, pad_edge=False)
     for name in ("miou", "pixacc", "macc", "coverage", "foreground"):
-        table.add_row(name, *(_percent(metrics[name]) for metrics in splits.values()))
+        table.add_row(name, *(percent(metrics[name], 2) for metrics in splits.values()))
     for number, name in enumerate(record["classes"]):
-        table.add_row(f"IoU {name}", *(_percent(metrics["iou"][number]) for metrics in splits.values()))
+        table.add_row(f"IoU {name}", *(percent(metrics["iou"][number], 2) for metrics in splits.values()))
     output().print(table)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Results, output, print_json
+from harness.cli.common import DEFAULT_RESULTS, Json, Results, next_command, output, print_json
 from harness.run.progress import length_of_time
 
 
@@ -46,7 +46,7 @@ def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
         for failure in failures:
             table.add_row(failure["key"][:8], failure["cell"], failure["status"], failure["reason"])
         out.print(table)
-        out.print(f"next: harness show {failures[0]['key'][:8]}", highlight=False)
+        out.print(f"next: {next_command('show', failures[0]['key'][:8], results=results)}")
 
 
 def _of_run(told: dict[str, Any]) -> str:

@@ -120,7 +120,9 @@ class Dataset:
 
     def label_file(self, image_id: str, source: str) -> Path:
         """Return the file that a picture's image labels are read from, for the sources `xml` and `file`."""
-        raise UserError(f"dataset {self.name} has no image labels from '{source}': set protocol.label_source=masks")
+        raise UserError(
+            f"dataset {self.name} has no image labels from '{source}': --set protocol.label_source={self.label_source}"
+        )
 
     def image_labels(self, image_id: str, source: str) -> list[int]:
         """Return the class indices of a picture's image labels, without the background."""

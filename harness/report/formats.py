@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 from tabulate import tabulate
 
 from harness.report.tables import Table
@@ -36,10 +37,9 @@ def show(table: Table, console: Console) -> None:
     """Print a table on a terminal."""
     rich = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
     for column in table.columns:
-        rich.add_column(column.replace("[", "\\["), overflow="fold")
+        rich.add_column(Text(column), overflow="fold")
     for number, row in enumerate(table.rows):
-        cells = [c.replace("[", "\\[") for c in row]
-        rich.add_row(*(f"[bold]{cell}[/]" if (number, n) in table.bold else cell for n, cell in enumerate(cells)))
+        rich.add_row(*(Text(cell, "bold" if (number, n) in table.bold else "") for n, cell in enumerate(row)))
     console.print(rich)
     for note in table.notes:
         console.print(note, markup=False, highlight=False)
@@ -48,12 +48,17 @@ def show(table: Table, console: Console) -> None:
 def markdown(table: Table) -> str:
     """Return a table as Markdown."""
     cells = [
-        [f"**{cell}**" if (r, c) in table.bold else cell.replace("|", "\\|") for c, cell in enumerate(row)]
+        [f"**{_md(cell)}**" if (r, c) in table.bold else _md(cell) for c, cell in enumerate(row)]
         for r, row in enumerate(table.rows)
     ]
-    text = tabulate(cells, table.columns, "pipe", disable_numparse=True)
-    notes = "".join(f"\n- {note}" for note in table.notes)
-    return f"### {table.title}\n\n{text}\n{notes}\n"
+    text = tabulate(cells, list(map(_md, table.columns)), "pipe", disable_numparse=True)
+    notes = "".join(f"\n- {_md(note)}" for note in table.notes)
+    return f"### {_md(table.title)}\n\n{text}\n{notes}\n"
+
+
+def _md(text: str) -> str:
+    """Return a text as Markdown shows it: what would be a table's edge, HTML, emphasis or the end of a line is none."""
+    return re.sub(r"([|<>`])|(?<!\w)([*_])|([*_])(?!\w)", r"\\\g<0>", " ".join(text.split("\n")))
 
 
 def figure_markdown(drawn: Drawn) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from itertools import pairwise
 from typing import Any
 
 from harness.protocol import VERIFIER
@@ -14,10 +16,14 @@ def command_of(record: dict[str, Any]) -> list[str]:
     """Return the words of the command that runs a record's cell, and nothing else.
 
     What a person has to fill in is in capitals: `FOLDER` of the data, `FILE` and `VERIFIER_FILE` of weights, whose
-    names and hashes are in the record.
+    names and hashes are in the record; `EXTERNAL_FOLDER` of masks or scores. Plugins are those of the command that
+    made the record.
     """
     spec, protocol = record["spec"], record["spec"]["protocol"]
-    words = ["harness", "run", "--methods", spec["method"]]
+    words = ["harness", "run"]
+    for plugin in _given(record["provenance"]["command"], "--plugins"):
+        words += ["--plugins", plugin]
+    words += ["--methods", spec["method"]]
     if spec["backbone"] != "none":
         words += ["--backbones", spec["backbone"]]
     words += ["--dataset", spec["dataset"], "--protocol", protocol["name"], "--refine", protocol["refine"]]
@@ -36,8 +42,19 @@ def command_of(record: dict[str, Any]) -> list[str]:
         words += ["--limit", str(spec["limit"])]
     for name, origin in record["origins"].items():
         if origin == "--set":
-            words += ["--set", _assignment(name, spec)]
+            external = name == "folder" and "folder" in spec["params"]
+            words += ["--set", f"{spec['method']}.folder=EXTERNAL_FOLDER" if external else _assignment(name, spec)]
     return words
+
+
+def _given(command: str, option: str) -> list[str]:
+    """Return the values of an option in a command as it was given."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return []
+    after = [second for first, second in pairwise(words) if first == option]
+    return [*after, *(word.partition("=")[2] for word in words if word.startswith(f"{option}="))]
 
 
 def constraints_of(record: dict[str, Any]) -> list[str]:
@@ -66,7 +83,15 @@ def _assignment(name: str, spec: dict[str, Any]) -> str:
     owner, *path = name.split(".")
     if not path:
         return f"{spec['method']}.{name}={_yaml(spec['params'][name])}"
-    value: Any = spec["verifier" if owner == VERIFIER else owner]
+    parent = spec.get("parent")
+    while parent and parent["method"] != owner:
+        parent = parent["parent"]
+    if parent:
+        value: Any = parent["params"]
+    elif owner == spec["protocol"]["refine"].partition(":")[0]:
+        value = spec["refiner"]
+    else:
+        value = spec["verifier" if owner == VERIFIER else owner]
     for part in path:
         value = value[part]
     return f"{name}={_yaml(value)}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from harness.run.worker import Outcome
 from harness.stages import Node
@@ -67,15 +68,13 @@ class ConsoleView:
         if record["status"] == "done":
             kinds = (("", record["metrics"]), (" verified", record.get("verification", {})))
             scores = ", ".join(
-                f"{split}{kind} mIoU {100 * m['miou']:.1f}" for kind, splits in kinds for split, m in splits.items()
+                f"{split}{kind} mIoU {percent(m['miou'])}" for kind, splits in kinds for split, m in splits.items()
             )
-            self.console.print(
-                f"[green]done[/] {record['title']} [dim]{record['key'][:8]}[/]: {scores}", highlight=False
-            )
+            key = (record["key"][:8], "dim")
+            self.console.print(Text.assemble(("done", "green"), f" {record['title']} ", key, f": {scores}"))
         else:
-            style = "yellow" if record["status"] == "skipped" else "red"
-            self.console.print(f"[{style}]{record['status']}[/] {record['title']}: ", end="", highlight=False)
-            self.console.print(record["reason"], markup=False, highlight=False)
+            status = (record["status"], "yellow" if record["status"] == "skipped" else "red")
+            self.console.print(Text.assemble(status, f" {record['title']}: {record['reason']}"))
 
     def said(self, message: str) -> None:
         """Say a line."""
@@ -101,15 +100,20 @@ def scanning(console: Console, doing: str = "checking") -> Iterator[Any]:
 
 def _bars(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[notes]}"),
+        TextColumn("{task.fields[notes]}", style="dim", markup=False),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a share in percent; a dash for none."""
+    return "–" if share is None else f"{100 * share:.{digits}f}"
 
 
 def length_of_time(seconds: float) -> str:

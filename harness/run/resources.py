@@ -55,7 +55,10 @@ def parse_resources(assignments: Sequence[str]) -> dict[str, float]:
     found = {}
     for assignment in assignments:
         name, equals, number = assignment.partition("=")
-        amount = yaml.safe_load(number) if equals else None
+        try:
+            amount = yaml.safe_load(number) if equals else None
+        except yaml.YAMLError:
+            amount = None
         if not isinstance(amount, int | float):
             raise UserError(f"--resources {assignment}: expected STAGE.QUANTITY=NUMBER, as fit.gpus=0.5")
         found[name.strip()] = float(amount)

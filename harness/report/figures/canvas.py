@@ -55,7 +55,7 @@ def save(figure: Any, path: Path) -> None:
     from matplotlib import rc_context
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.hashsalt": "wsss-harness"}):
+    with rc_context({"svg.hashsalt": "wsss-harness", "text.parse_math": False}):
         figure.savefig(path, dpi=_DPI, metadata=_METADATA[path.suffix])
 
 
