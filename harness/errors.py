@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class HarnessError(Exception):
-    """A failure with a message for people; ends a command with `exit_code`."""
+    """A failure with a message for people; ends a command with `exit_code`.
+
+    `at_once` leaves without what Python and libraries do at their exit: they would wait for what is no longer there.
+    """
 
     exit_code = 1
+    at_once = False
 
 
 class UserError(HarnessError):
@@ -24,10 +29,27 @@ class EnvironmentUnfitError(HarnessError):
     exit_code = 3
 
 
-class InterruptedRunError(HarnessError):
-    """Somebody pressed Ctrl-C; what was finished is kept."""
+class LostRayError(EnvironmentUnfitError):
+    """Ray's own processes have died under a run."""
 
-    exit_code = 130
+    at_once = True
+
+
+class InterruptedRunError(HarnessError):
+    """A signal ended the command; what was finished is kept.
+
+    Parameters
+    ----------
+    number : int
+        The signal: 2 of Ctrl-C, 15 of a scheduler, 1 of a terminal that was closed.
+    """
+
+    at_once = True
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        self.exit_code = 128 + number
+        how = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+        super().__init__(f"{how}: what was finished is kept; the same command goes on from there")
 
 
 SHOWN = 20  # names of an error message, at most

@@ -33,7 +33,7 @@ def record(method: str, miou: float, seed: int = 0, dataset: str = "toy", **prot
         },
         "origins": {f"protocol.{name}": "--set" for name in protocol}, "timm": "vit_small", "checkpoint": None,
         "weights": {"source": "random", "sha256": "", "file": ""}, "supervision": ["image_labels"],
-        "applied": {"background": declared.background}, "ground_truth": [], "classes": ["background", "kite"],
+        "applied": {"background": str(declared.background)}, "ground_truth": [], "classes": ["background", "kite"],
         "data": {"train": "a", "val": "b"}, "pictures": {"train": 4, "val": 2}, "metrics": metrics,
         "parameters": {"total": 23_600_000}, "artefacts": {"fit": f"{method}{seed}"},
     }  # fmt: skip

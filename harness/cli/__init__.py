@@ -26,6 +26,7 @@ from harness.cli import (
     show,
     status,
 )
+from harness.cli.signals import listen, stoppable
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -43,7 +44,7 @@ for module, name in (
     (merge, "merge"), (gc, "gc"), (prepare, "prepare"), (check, "check"), (new, "new"),
     (export, "export"),
 ):  # fmt: skip
-    app.command(name)(module.command)
+    app.command(name)(stoppable()(module.command))
 
 
 @app.callback()
@@ -62,12 +63,17 @@ def main() -> None:
 
         print(f"wsss-harness {version('wsss-harness')}")
         return
+    listen()
     try:
         app()
     except HarnessError as error:
         if os.environ.get("WSSS_HARNESS_DEBUG"):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
+        if error.at_once:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Collection
 from functools import partial
@@ -13,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli.common import messages, next_command, output, print_json, stoppable
-from harness.errors import InterruptedRunError
+from harness.cli.common import messages, next_command, output, print_json
 
 if TYPE_CHECKING:
     from harness.cell import Cell
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
     from harness.run.schedule import Options
 
 
-@stoppable()
 def run_cells(
     cells: list[Cell],
     registry: Registry,
@@ -43,16 +39,12 @@ def run_cells(
     ------
     UserError
         For whatever would make a cell fail for sure.
-    InterruptedRunError
-        After Ctrl-C.
     """
     from harness.inputs import Inputs
     from harness.results.store import Store
     from harness.run.plan import plan_cells
     from harness.run.progress import scanning
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would ignore the first
-        signal.signal(number, _interrupt)
     console = messages()
     if any(cell.weights == "hub" for cell in cells):
         console.print("weights from the hub are fetched once and kept; looking for them", highlight=False)
@@ -124,13 +116,6 @@ def _has_failed(results: Path, key: str) -> bool:
 
     record = Store(results).record(key)
     return record is not None and record["status"] not in ("done", "skipped")
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    """Stop in good order at the first signal, at once at the second."""
-    for again in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(again, lambda *_: os._exit(InterruptedRunError.exit_code))
-    raise KeyboardInterrupt
 
 
 def _announce(console: Console, plan: Any) -> None:

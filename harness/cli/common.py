@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from harness.errors import InterruptedRunError, UserError, closest
+from harness.errors import UserError, closest
 
 Results = Annotated[
     Path, typer.Option("--results", help="Results folder.", envvar="WSSS_HARNESS_RESULTS", file_okay=False)
@@ -38,21 +36,6 @@ def messages() -> Console:
 def output() -> Console:
     """Return the console for what was asked for: standard output, wide where nobody's window sets a width."""
     return Console(width=None if sys.stdout.isatty() else 220, markup=False, highlight=False)
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Say after Ctrl-C that nothing is lost.
-
-    Raises
-    ------
-    InterruptedRunError
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        message = "interrupted: what was finished is kept; the same command goes on from there"
-        raise InterruptedRunError(message) from None
 
 
 def print_json(value: Any) -> None:

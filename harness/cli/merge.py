@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, next_command, print_json, stoppable
+from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, next_command, print_json
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,12 +34,11 @@ def command(
     from harness.run.progress import scanning
 
     console = messages()
-    with stoppable():
-        with scanning(console) as scan:
-            merge = plan_merge(sources, results, max_bytes, scan)
-        if not dry_run and not merge.conflicts:
-            with scanning(console, "copying") as scan:
-                carry_out(merge, results, scan)
+    with scanning(console) as scan:
+        merge = plan_merge(sources, results, max_bytes, scan)
+    if not dry_run and not merge.conflicts:
+        with scanning(console, "copying") as scan:
+            carry_out(merge, results, scan)
     copied = {name: size for name, size in merge.artefacts.items() if name not in merge.left_out}
     if as_json:
         print_json(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.common import Json, messages, print_json, stoppable
+from harness.cli.common import Json, messages, print_json
 
 if TYPE_CHECKING:
     from harness.data.prepare.check import Findings
@@ -45,7 +45,7 @@ def command(
 
     console = messages()
     say = partial(console.print, markup=False, highlight=False)
-    with stoppable(), scanning(console, "") as scan:
+    with scanning(console, "") as scan:
         preparation = Preparation(Registry().load("dataset", dataset), root, sources, scan)
         found = preparation.check() if check else preparation.make(archives, masks, workers, say)
     if as_json:

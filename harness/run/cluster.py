@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import socket
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 from harness import provenance
-from harness.errors import EnvironmentUnfitError
+from harness.errors import EnvironmentUnfitError, LostRayError
 from harness.run.resources import Request
 from harness.run.worker import Outcome, run_node
 from harness.source_hash import source_hash
@@ -28,6 +31,8 @@ class Cluster:
     Parameters
     ----------
     ray : module
+    processes : sequence of Popen
+        Those that were started for it here.
 
     Attributes
     ----------
@@ -37,8 +42,9 @@ class Cluster:
         Of the node that has the most for stages, in GiB.
     """
 
-    def __init__(self, ray: Any) -> None:
+    def __init__(self, ray: Any, processes: Sequence[Popen[bytes]] = ()) -> None:
         self.ray = ray
+        self._processes = processes
         have = ray.cluster_resources()
         self.cpus, self.gpus = float(have.get("CPU", 1)), float(have.get("GPU", 0))
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -55,7 +61,17 @@ class Cluster:
         return task.remote(node, locations, device, threads, limit, request.memory_gb)
 
     def wait(self, references: Sequence[Any], seconds: float) -> list[Any]:
-        """Return the references of stages that have ended, after some seconds at most."""
+        """Return the references of stages that have ended, after some seconds at most.
+
+        Raises
+        ------
+        LostRayError
+            If one of Ray's own processes has died.
+        """
+        dead = [process for process in self._processes if process.poll() is not None]
+        if dead:
+            name = Path(str(dead[0].args[0])).name  # type: ignore[index]
+            raise LostRayError(f"Ray's {name} has died: what was finished is kept; the same command goes on from there")
         ended, _ = self.ray.wait(list(references), num_returns=len(references), timeout=0)
         return ended or self.ray.wait(list(references), timeout=seconds)[0]
 
@@ -149,15 +165,60 @@ def connect(address: str | None) -> Iterator[Cluster]:
         _must_answer(address)
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     options = {} if address else own
+    started: list[Popen[bytes]] = []
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (RuntimeError, ValueError, OSError, ConnectionError) as error:
-        problem = f"cannot join Ray at {address}" if address else "Ray does not start"
-        raise EnvironmentUnfitError(f"{problem}: {_first_line(error)}") from error
+        try:
+            with _apart(ray, started):
+                ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (RuntimeError, ValueError, OSError, ConnectionError) as error:
+            problem = f"cannot join Ray at {address}" if address else "Ray does not start"
+            raise EnvironmentUnfitError(f"{problem}: {_first_line(error)}") from error
+        # What a thread of Ray's prints when a process of it dies would stand in the middle of `--json`.
+        ray._private.worker.print_to_stdstream = lambda *arguments, **options: None
+        yield Cluster(ray, started)
+    except (KeyboardInterrupt, LostRayError):  # the command leaves at once
+        _kill(started)
+        raise
+    ray.shutdown()
+
+
+@contextmanager
+def _apart(ray: Any, started: list[Popen[bytes]]) -> Iterator[None]:
+    """While Ray starts, keep our signal handlers, and give its processes groups that signals to ours do not reach.
+
+    A scheduler signals a whole group at once; a Ray whose processes end before their driver aborts it with native
+    stack traces.
+    """
+    process, utils = ray._private.services.ConsolePopen, ray._private.utils
+    start, handler = process.__init__, utils.set_sigterm_handler
+
+    def start_apart(self: Popen[bytes], *arguments: Any, **options: Any) -> None:
+        start(self, *arguments, process_group=0, **options)
+        started.append(self)
+
+    process.__init__, utils.set_sigterm_handler = start_apart, lambda handler: None
     try:
-        yield Cluster(ray)
+        yield
     finally:
-        ray.shutdown()
+        process.__init__, utils.set_sigterm_handler = start, handler
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # native code has set its own
+                signal.signal(number, signal.getsignal(number))
+
+
+def _kill(processes: Sequence[Popen[bytes]]) -> None:
+    """Kill processes and all that they have started."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(path.parent.name))
+    doomed = [process.pid for process in processes]
+    for pid in doomed:
+        doomed += parents.get(pid, [])
+    for pid in doomed:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _must_answer(address: str) -> None:

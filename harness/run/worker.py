@@ -156,12 +156,9 @@ def _peak_memory(device: str) -> dict[str, int]:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Wait until a worker of a killed scheduler, which may outlive it by seconds, has let go of this stage."""
-    with open(path, "w") as file:
+    with open(path, "w") as file:  # never unlinked: who waits for the file of one holder must not miss that of the next
         fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        yield
 
 
 @contextlib.contextmanager

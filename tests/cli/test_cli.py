@@ -62,7 +62,7 @@ def test_a_broken_plugin_is_listed_and_the_rest_runs(harness: Run, tmp_path: Pat
         (["run", "--methods", "cam", "--set", "cam.epoch=3"], 2, "unknown key 'epoch': did you mean 'epochs'?"),
         (["run", "--methods", "cam", "--set", "cam.epochs=x"], 2, "epochs: Input should be a valid integer"),
         (["run", "--methods", "cam", "--set", "nonsense"], 2, "expected METHOD.KEY=VALUE"),
-        (["run", "--methods", "cam", "--seeds", "a"], 2, "seeds.0: Input should be a valid integer"),
+        (["run", "--methods", "cam", "--seeds", "a"], 2, "seeds.0: expected whole numbers from 0 up"),
         (["run", "--methods", "cam", "--device", "tpu"], 2, "expected auto, cpu or cuda"),
         (["run", "--methods", "cam", "--weights", "none.pt"], 2, "no weights file none.pt"),
         (["run", "--methods", "cam", "--weights", "hub"], 3, "the model hub cannot be reached"),

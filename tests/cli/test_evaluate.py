@@ -83,7 +83,7 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "val_0003": (_resize, "mask is 7x9, picture"),
     "val_0004": (_undefined, "holds undefined index 77"),
     "val_0005": (_truncate, "truncated"),
-    "extra": (lambda path: save_mask(path, np.zeros((4, 4), np.uint8)), "is no picture of this split"),
+    "extra": (lambda path: save_mask(path, np.zeros((4, 4), np.uint8)), "is no image of this split"),
 }
 
 
@@ -104,7 +104,7 @@ SCORES = {
     "val_0002": (np.full((4, 3, 3), -1, np.float32), "ranges from -1 to -1"),
     "val_0003": (np.zeros((5, 3, 3), np.float32), "has 5 channels, expected 4"),
     "val_0004": (np.zeros((3, 3), np.float32), "shape (3, 3)"),
-    "val_0005": (np.array([{"cam": 1}]), "pickle"),
+    "val_0005": (np.array([{"cam": 1}]), "cannot be memory-mapped: Python objects"),
 }
 
 

@@ -21,7 +21,7 @@ def test_pictures_have_ground_truth_and_every_mask_that_is_still_there(here: Run
     shown = list(pictures_of(results, dataset, "val", store, 3))
     assert len(shown) == 3
     for picture in shown:
-        assert picture.caption == "toy, val, protocol strict"
+        assert picture.caption == "toy, val, protocol strict, version 2"
         assert [name for name, _ in picture.overlays] == ["ground truth", "cam BPM", "cam +crf:vitpcm"]
         assert np.array_equal(picture.overlays[0][1], open_mask(dataset.mask_path(picture.id)))
         assert isinstance(picture.photo, Path)
