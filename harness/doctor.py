@@ -137,7 +137,10 @@ def _timm() -> Iterator[Check]:
 def _ray() -> Iterator[Check]:
     import ray
 
-    yield Check("ray", "ok", ray.__version__)
+    from harness.run.cluster import sockets_problem
+
+    problem = sockets_problem()
+    yield Check("ray", "bad" if problem else "ok", problem or ray.__version__, "set RAY_TMPDIR=/tmp" if problem else "")
 
 
 def _crf() -> Iterator[Check]:

@@ -10,6 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+_UMASK = os.umask(0)  # it can only be read by setting it
+os.umask(_UMASK)
+
+
+def permissions(mode: int) -> int:
+    """Return a mode as the user's umask leaves it, which drafts and libraries that write for us do not follow."""
+    return mode & ~_UMASK
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
@@ -21,7 +29,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
+        os.chmod(draft, permissions(0o666))
         os.replace(draft, path)
     except BaseException:
         os.unlink(draft)

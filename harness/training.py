@@ -45,6 +45,8 @@ class Session:
         Mean losses of each epoch; filled in by training.
     phases : list of dict
         What the record says of each phase; filled in by training.
+    shown : float
+        When progress was last said; epochs may be shorter than the pause between.
     """
 
     seed: int
@@ -55,6 +57,7 @@ class Session:
     keep_epochs: bool = False
     curves: list[dict[str, float]] = field(default_factory=list)
     phases: list[dict[str, Any]] = field(default_factory=list)
+    shown: float = 0.0
 
     def autocast(self) -> Any:
         """Return the context in which the model runs."""
@@ -186,15 +189,14 @@ class _Meter:
         self.count = 0
         self.names: list[str] = []
         self.sums = torch.zeros(0)
-        self.shown = time.monotonic()
 
     def add(self, losses: dict[str, Tensor]) -> None:
         values = torch.stack([loss.detach() for loss in losses.values()])
         self.names = list(losses)
         self.sums = self.sums + values if self.count else values
         self.count += 1
-        if time.monotonic() - self.shown > 0.5:
-            self.shown = time.monotonic()
+        if time.monotonic() - self.session.shown > 0.5:
+            self.session.shown = time.monotonic()
             done = self.start.iteration + self.count
             self.session.progress(done, self.start.total, {"epoch": self.start.epoch + 1, **self.means()})
 

@@ -78,3 +78,10 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if os.environ.get("WSSS_HARNESS_DEBUG"):
+            traceback.print_exc()
+        where = f" {error.filename}" if error.filename else ""
+        remedy = "see its permissions and the room on its disk, or name another folder"
+        print(f"error: cannot use{where}: {error.strerror or error}; {remedy}", file=sys.stderr)
+        sys.exit(3)

@@ -20,6 +20,8 @@ from PIL import Image, ImageDraw
 
 from harness.data.base import save_mask
 from harness.data.voc import VOCLayout
+from harness.errors import EnvironmentUnfitError
+from harness.files import permissions
 
 Array = np.ndarray
 
@@ -47,11 +49,15 @@ class Toy(VOCLayout):
         """Draw the pictures, if they are not there yet; a folder is there as a whole or not at all."""
         if self.root.exists():
             return super().prepare()
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{self.root.name}-", dir=self.root.parent))
+        try:
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{self.root.name}-", dir=self.root.parent))
+        except OSError as error:
+            problem = f"cannot draw {self.name} into {self.root.parent}: {error.strerror}"
+            raise EnvironmentUnfitError(f"{problem}; WSSS_HARNESS_CACHE=DIR names another folder") from None
         try:
             self._draw(draft)
-            draft.chmod(0o755)
+            draft.chmod(permissions(0o777))
             os.rename(draft, self.root)
         except OSError:
             if not self.root.exists():

@@ -91,7 +91,7 @@ class _Done(_Record):
 
 
 class _NotDone(_Record):
-    status: Literal["failed", "oom", "skipped"]
+    status: Literal["failed", "oom", "timeout", "skipped"]
     reason: str
     failed_stage: str
     tail: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -21,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError, closest
-from harness.files import hash_file, sync_folder, write_atomic
+from harness.files import hash_file, permissions, sync_folder, write_atomic
 from harness.results.lease import locked
 from harness.run.watchdog import OUT_OF_MEMORY
 from harness.source_hash import source_hash
 
 SCHEMA = 1
+_REMOVE = "remove it, and the command that made it writes it again from what is kept"
+_LOG = logging.getLogger(__name__)  # without a handler of its own: warnings are lines on standard error
 MANIFEST = "manifest.json"
 LOG = "log.txt"  # what a stage printed
 ENDINGS = {"Timeout (": "timeout", OUT_OF_MEMORY: "oom"}  # what `faulthandler` and `harness.run.watchdog` leave in it
@@ -38,6 +41,10 @@ class UnusableArtefactError(UserError):
     def __init__(self, stage: str, key: str, problem: str) -> None:
         super().__init__(f"{stage} {key}: {problem}")
         self.stage, self.key = stage, key
+
+
+class DamagedRecordError(UserError):
+    """A record that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,11 @@ class Store:
                 raise UserError(f"cannot write results to {root}: {error.strerror}; choose another --results") from None
         if not marker.exists():
             raise UserError(f"no results in {root}: `harness run` makes some, --results names another folder")
-        schema = json.loads(marker.read_text("utf-8"))["schema"]
+        try:
+            schema = json.loads(marker.read_text("utf-8"))["schema"]
+        except (ValueError, KeyError, TypeError, OSError):
+            remedy = f'write {{"schema": {SCHEMA}}} into it, or name another --results'
+            raise UserError(f"{marker} is damaged: {remedy}") from None
         if schema != SCHEMA:
             raise UserError(f"{root} has schema {schema}, this version reads {SCHEMA}: use the version that wrote it")
         if create and not os.access(self.root / "records", os.W_OK):
@@ -209,6 +220,7 @@ class Store:
         files = sorted(path for path in draft.rglob("*") if path.is_file())
         hashes = {str(path.relative_to(draft)): hash_file(path) for path in files}
         for path in files:
+            path.chmod(permissions(0o666))
             _sync(path)
         size = sum(path.stat().st_size for path in files)
         manifest = {"schema": SCHEMA, "stage": stage, "key": key, **about, "bytes": size, "files": hashes}
@@ -259,9 +271,12 @@ class Store:
             return None
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield every record, by key."""
+        """Yield every record, by key; one that is damaged is named and left out."""
         for path in sorted((self.root / "records").glob("*.json")):
-            yield read_record(path)
+            try:
+                yield read_record(path)
+            except DamagedRecordError as error:
+                _LOG.warning("left out: %s", error)
 
     def find(self, prefix: str) -> dict[str, Any]:
         """Return the one record whose key begins with `prefix`.
@@ -285,10 +300,21 @@ def read_record(path: Path) -> dict[str, Any]:
 
     Raises
     ------
+    DamagedRecordError
+        If it is damaged.
     UserError
-        If it is damaged, or of another schema.
+        If it is of another schema.
     """
-    return parse_record(path.read_bytes(), str(path))
+    try:
+        record = parse_record(path.read_bytes(), str(path))
+    except IsADirectoryError:
+        raise DamagedRecordError(f"{path} is a folder, not a record: remove it") from None
+    missing = [name for name in ("key", "title", "status", "spec", "ended") if name not in record]
+    if record.get("status") == "done":
+        missing += [name for name in ("metrics", "artefacts", "classes") if name not in record]
+    if missing:
+        raise DamagedRecordError(f"{path} is damaged, it has no {missing[0]}: {_REMOVE}")
+    return record
 
 
 def parse_record(text: str | bytes, where: str) -> dict[str, Any]:
@@ -297,7 +323,7 @@ def parse_record(text: str | bytes, where: str) -> dict[str, Any]:
         record = json.loads(text)
         schema = record["schema"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{where} is not a record") from None
+        raise DamagedRecordError(f"{where} is not a record: {_REMOVE}") from None
     if schema != SCHEMA:
         raise UserError(f"{where} has schema {schema}, this version reads {SCHEMA}")
     return record

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from harness.source_hash import source_hash
 from harness.stages import Locations, Node
 
 OBJECT_STORE_BYTES = 100 << 20  # stages talk through files
+SOCKET_PATH = 107  # bytes of the longest path of a Unix socket
 
 
 class Cluster:
@@ -163,6 +165,8 @@ def connect(address: str | None) -> Iterator[Cluster]:
         return
     if address not in (None, "auto"):
         _must_answer(address)
+    if address is None and (problem := sockets_problem()):
+        raise EnvironmentUnfitError(problem)
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     options = {} if address else own
     started: list[Popen[bytes]] = []
@@ -219,6 +223,16 @@ def _kill(processes: Sequence[Popen[bytes]]) -> None:
     for pid in doomed:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def sockets_problem() -> str:
+    """Return why Ray's sockets would have no place in the temporary folder; empty if they have."""
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    most = SOCKET_PATH - len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
+    if len(folder) <= most:
+        return ""
+    length = f"{len(folder)} characters, at most {most}"
+    return f"the path of the temporary folder {folder} is too long for Ray's sockets ({length}): set RAY_TMPDIR=/tmp"
 
 
 def _must_answer(address: str) -> None:

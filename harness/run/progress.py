@@ -60,7 +60,7 @@ class ConsoleView:
             self.bars.advance(self.whole)
             if seconds > 5:
                 self.console.print(f"  {node.stage} {node.label}: {seconds:.0f} s", highlight=False)
-        else:
+        elif outcome.status != "again":
             self.said(f"{node.stage} {node.label}: {outcome.status}: {outcome.reason}")
 
     def recorded(self, record: dict[str, Any]) -> None:

@@ -236,10 +236,10 @@ class Scheduler:
             outcome = Outcome(status, f"longer than its limit of {self.options.time_limit:g} s", trace)
         elif status:
             outcome = Outcome(status, trace.partition("\n")[0], trace)
-        self._deal_with(run.node, outcome)
+        again = self._deal_with(run.node, outcome)
         seconds = time.monotonic() - run.since
         self._seconds.setdefault(run.node.stage, []).append(seconds)
-        self.view.ended(run.node, outcome, seconds)
+        self.view.ended(run.node, replace(outcome, status="again") if again else outcome, seconds)
 
     def _say_how_far(self) -> None:
         """Leave word of this run for `harness status`."""
@@ -254,24 +254,29 @@ class Scheduler:
             return None
         return sum(count * fmean(self._seconds[stage]) for stage, count in todo.items()) / max(1, len(self.running))
 
-    def _deal_with(self, node: Node, outcome: Outcome) -> None:
+    def _deal_with(self, node: Node, outcome: Outcome) -> bool:
+        """Decide what follows from how a stage ended; return whether it is tried again."""
         self.attempts[node.key] += 1
         again = self.attempts[node.key] <= LOST_WORKER_RETRIES
         if outcome.status == "done":
-            return
+            return False
         if outcome.unusable and again:
             stage, key = outcome.unusable
             self.view.said(f"{outcome.reason}; it is computed again")
             self.store.discard(stage, key)
             self._need(node.key)
-        elif outcome.lost and again:
+            return True
+        if outcome.lost and again:
             self.view.said(f"{node.stage} {node.label}: {outcome.reason}; trying again")
             self.waiting[node.key] = node
-        else:
-            self.failed[node.key] = outcome
-            if self._again:  # what done cells lack reads it, or may
-                self.view.said(f"{node.stage} {node.label}: {outcome.reason}; what needs it stays gone")
-                self.waiting = {key: node for key, node in self.waiting.items() if key not in self._again}
+            return True
+        if outcome.lost and outcome.status == "failed" and node.key in self.plan.foreign:
+            outcome = replace(outcome, reason=_of_a_plugin(node, outcome.reason, self.attempts[node.key]))
+        self.failed[node.key] = outcome
+        if self._again:  # what done cells lack reads it, or may
+            self.view.said(f"{node.stage} {node.label}: {outcome.reason}; what needs it stays gone")
+            self.waiting = {key: node for key, node in self.waiting.items() if key not in self._again}
+        return False
 
     def _need(self, key: str) -> None:
         """Put a stage into the queue, and whatever it reads that is not there."""
@@ -317,6 +322,13 @@ class Scheduler:
         if not pending.isdisjoint(planned.nodes):
             return None
         return record_of(planned, self.plan, self.store)
+
+
+def _of_a_plugin(node: Node, reason: str, attempts: int) -> str:
+    """Return why a stage of a plugin's code has no outcome: that code, most likely."""
+    name = getattr(node.config, "method", "") or node.config.refine["name"]
+    expected = "expected results or an Exception"
+    return f"'{name}' ended its process in {node.stage}, {attempts} times: os._exit or a crash; {expected} ({reason})"
 
 
 def _cost(node: Node) -> float:
