@@ -28,6 +28,8 @@ class Trainable:
         What its stages take, where it is not the default: `{"fit.gpus": 0.5, "score.cpus": 4, "fit.memory_gb": 24}`.
     version : str or None
         Pins the version in the stage keys; None takes a hash of the source: of its module, or of its whole package.
+    check_settings : mapping
+        Settings with which `harness check` examines it, where the defaults would take minutes: `{"steps": 2}`.
     expected_failures : mapping
         Checks of `harness check` that it cannot pass, each with the reason: `{"cited": "a baseline of ours"}`.
     """
@@ -37,6 +39,7 @@ class Trainable:
     cite: ClassVar[str] = ""
     resources: ClassVar[Mapping[str, float]] = {}
     version: ClassVar[str | None] = None
+    check_settings: ClassVar[Mapping[str, Any]] = {}
     expected_failures: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, params: Any) -> None:

@@ -32,6 +32,7 @@ from harness.run.plan import plan_cells
 from harness.run.record import record_of
 from harness.run.worker import run_node
 from harness.spec import Grid, expand
+from harness.stages import method_of
 from harness.stages.fit import build_model, new_backbone
 from harness.stages.labels import label_matrix
 from harness.training import Session
@@ -108,7 +109,8 @@ class Case:
             start = self.place() / "start.safetensors"  # a file: some methods refuse a random start
             save_file(build_backbone(BACKBONES[self.family], Weights("random")).net.state_dict(), start)
             chosen = {"backbones": (f"timm:{BACKBONES[self.family]}",), "weights": str(start)}
-        grid = Grid(methods=(self.entry.name,), limit=PICTURES, set=TINY | dict(self.settings), **chosen)
+        own = {f"{self.entry.name}.{key}": value for key, value in self.plugin.check_settings.items()}
+        grid = Grid(methods=(self.entry.name,), limit=PICTURES, set=TINY | own | dict(self.settings), **chosen)
         return expand([grid], self.registry)[0]
 
     def method(self) -> Method:
@@ -117,8 +119,21 @@ class Case:
 
     def build(self, seed: int = 0) -> nn.Module:
         """Return a new model."""
+        return self._build(self.method(), self.parent(seed), seed)
+
+    def parent(self, seed: int = 0) -> nn.Module | None:
+        """Return a new model of the method that this one starts from; None for one that starts by itself."""
+
+        def build(spec: dict[str, Any] | None) -> nn.Module | None:
+            if spec is None:
+                return None
+            return self._build(method_of(self.registry, spec["method"], spec["params"]), build(spec["parent"]), seed)
+
+        return build(self.cell.spec.parent)
+
+    def _build(self, method: Method, parent: nn.Module | None, seed: int) -> nn.Module:
         identifier = BACKBONES.get(self.family, "")
-        return build_model(self.method(), identifier, Weights("random"), len(self.toy.classes), seed)
+        return build_model(method, identifier, Weights("random"), len(self.toy.classes), seed, parent)
 
     def backbone(self) -> Backbone | None:
         """Return a new backbone, as `build` is handed it; None for a method that needs none."""

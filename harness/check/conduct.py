@@ -58,8 +58,13 @@ def global_state_unchanged(case: Case) -> None:
     """
     method, model = case.method(), case.build()
     images, labels, classes = case.pictures(2), case.labels(2)[0], len(case.toy.classes)
+    parent = case.parent()
     actions: dict[str, Callable[[], object]] = {
-        "build": lambda: method.build(case.backbone(), classes),
+        "build": lambda: (
+            method.build(case.backbone(), classes)
+            if parent is None
+            else method.build_from(parent, case.backbone(), classes)
+        ),
         "score": lambda: case.score(method, case.fitted, images, labels),
     }
     if learns(method):

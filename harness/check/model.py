@@ -63,6 +63,8 @@ def losses_named(case: Case) -> None:
     Return {'name': loss} with each loss of shape ().
     """
     if case.plugin.training_step is Method.training_step:
+        if case.plugin.parent and not case.method().phases(case.build()):
+            raise NotApplicableError("it takes its parent's model as it is")
         must(case.plugin.fit is not Method.fit, "there is neither a `training_step` nor a `fit`")
         raise NotApplicableError("it has a `fit` of its own, without training steps")
     losses = checked_losses(case.method(), case.step(case.method(), case.build(), case.batch()))
