@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _ABSOLUTE = re.compile(r"(^|=)/(?:.*/)?([^/]+)/?$")
+_PLAIN = re.compile(r"[\w@%+=:,./…-]+")  # words that a shell takes as they are
 _PACKAGES = (
     "wsss-harness", "torch", "torchvision", "timm", "numpy", "pillow", "ray", "pydensecrf2", "pydensecrf",
     "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "mmsegmentation", "mmengine", "mmcv",
@@ -43,7 +44,8 @@ def device_name(device: str) -> str:
 
 def command_line() -> str:
     """Return the command; of an absolute path only the name is told."""
-    return shlex.join(["harness", *(_ABSOLUTE.sub(r"\1…/\2", word) for word in sys.argv[1:])])
+    words = (_ABSOLUTE.sub(r"\1…/\2", word) for word in sys.argv[1:])
+    return " ".join(["harness", *(word if _PLAIN.fullmatch(word) else shlex.quote(word) for word in words)])
 
 
 def _version(name: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -159,11 +160,13 @@ class ImageFolder:
     @cached_property
     def _names(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        if self.folder.is_dir():
-            for name in sorted(entry.name for entry in os.scandir(self.folder)):
-                stem, dot, suffix = name.rpartition(".")
-                if dot + suffix.lower() in self.suffixes:
-                    found.setdefault(stem, []).append(name)
+        names: list[str] = []
+        with suppress(OSError):  # opening a file says why
+            names = sorted(os.listdir(self.folder))
+        for name in names:
+            stem, dot, suffix = name.rpartition(".")
+            if dot + suffix.lower() in self.suffixes:
+                found.setdefault(stem, []).append(name)
         return found
 
     def path(self, image_id: str) -> Path:

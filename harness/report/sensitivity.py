@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def _change(record: dict[str, Any]) -> str:
     name = protocol_name(record)
     if protocol["refine"] != "none" and "refine=" not in name:
         name += f"{', ' if ' with ' in name else ' with '}refine={protocol['refine']}"
-    return name.removeprefix(f"protocol {BASE}").removeprefix(" with ")
+    return re.sub(rf"^protocol {BASE}(-1|, version \d+)?( with |$)", "", name)
 
 
 def order(change: str) -> tuple[bool, str]:

@@ -104,7 +104,7 @@ SCORES = {
     "val_0002": (np.full((4, 3, 3), -1, np.float32), "ranges from -1 to -1"),
     "val_0003": (np.zeros((5, 3, 3), np.float32), "has 5 channels, expected 4"),
     "val_0004": (np.zeros((3, 3), np.float32), "shape (3, 3)"),
-    "val_0005": (np.array([{"cam": 1}]), "cannot be memory-mapped: Python objects"),
+    "val_0005": (np.array([{"cam": 1}]), "Python objects in dtype"),
 }
 
 

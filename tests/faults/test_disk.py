@@ -35,10 +35,11 @@ for node in plan.nodes.values():
     outcome = run_node(node, plan.locations_of(node), "cpu", 1)
     assert outcome.status == "done", (node.stage, outcome)
     stages.add(node.stage)
-store.write_record({"key": "a", "status": "done", "metrics": {}})
+about = {"key": "a", "title": "a", "status": "done", "spec": {}, "ended": "", "artefacts": {}, "classes": []}
+store.write_record({**about, "metrics": {}})
 limit(16)
 try:
-    store.write_record({"key": "a", "status": "done", "metrics": {"val": 1}})
+    store.write_record({**about, "metrics": {"val": 1}})
     raise SystemExit("the record was written")
 except OSError:
     limit(resource.RLIM_INFINITY)
