@@ -307,6 +307,10 @@ def _why_not(method: Method, spec: RunSpec, registry: Registry) -> str:
         return f"the protocol wants a background from the model, {method.name} has none"
     if spec.protocol.checkpoint.kind == "val_image_labels" and method.families and not method.predicts_presence:
         return f"the protocol chooses the epoch by predicted image labels, {method.name} predicts none"
+    if method.output == "labels" and spec.protocol.refine != "none":
+        refiner: type[Refiner] = registry.load("refiner", spec.protocol.refine.partition(":")[0])
+        if refiner.refines == "maps":
+            return f"{refiner.name} refines maps, and {method.name} gives finished masks"
     return method.skip(spec) or ""
 
 

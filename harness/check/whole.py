@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from harness.cell import Cell
-from harness.check.case import PICTURES, TINY, Case
+from harness.check.case import BACKBONES, PICTURES, TINY, Case
 from harness.check.suite import NotApplicableError, check, must
 from harness.spec import Grid, expand
 
@@ -39,7 +39,12 @@ def refines_on_toy(case: Case) -> None:
 
     The message names the stage; --debug shows its traceback.
     """
-    _scores(case.record(_cell(case, methods=("sanity-random",), refine=(case.rule,), set=TINY)))
+    own = {f"{case.entry.name}.{key}": value for key, value in case.plugin.check_settings.items()}
+    method: dict[str, Any] = {"methods": ("sanity-random",)}
+    if case.plugin.trained:
+        backbone = f"timm:{BACKBONES[case.plugin.families[-1]]}"
+        method = {"methods": ("cam",), "backbones": (backbone,), "weights": "random"}
+    _scores(case.record(_cell(case, refine=(case.rule,), set=TINY | own, **method)))
 
 
 @check("dataset", needs=("pictures_open",))
