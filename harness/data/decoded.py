@@ -1,7 +1,8 @@
 """Pictures decoded once and kept, for stages that open them again and again.
 
 Each has a file of its own, named by the content of the picture's, which `open_rgb` maps into memory. So a changed
-picture has another file, and splits, runs and processes share what they have in common.
+picture has another file, and splits, runs and processes share what they have in common. Its time of change is a
+function of its name: a file that was changed since, at whatever size, has another, and is written again.
 """
 
 from __future__ import annotations
@@ -80,11 +81,21 @@ class DecodedPictures:
         np.save(array, open_rgb(BytesIO(data)))  # into memory: to a file that cannot grow, it would not say why
         with atomic(target) as file:
             file.write(array.getbuffer())
+        os.utime(target, ns=(_time(picture),) * 2)
 
 
 def _size(picture: Picture) -> int:
     return _HEADER + 3 * picture.height * picture.width
 
 
+def _time(picture: Picture) -> int:
+    """Return the time of change of its file, in nanoseconds of the first days of 1970."""
+    return int(picture.image[:12], 16)
+
+
 def _is_there(target: Path, picture: Picture) -> bool:
-    return target.is_file() and target.stat().st_size == _size(picture)
+    try:
+        found = target.stat()
+    except OSError:
+        return False
+    return found.st_size == _size(picture) and found.st_mtime_ns == _time(picture)

@@ -63,14 +63,14 @@ def find_waste(store: Store, keep: Collection[str] = STAGES) -> list[Waste]:
     UserError
         If a record cannot be read: what it needs is not known then.
     """
-    records = list(store.records())
+    records = list(store.records(strict=True))
     needed = {key for record in records if record["status"] == "done" for key in _keys(record)}
     datasets = {record["spec"]["dataset"] for record in records}
     used = set(in_use(store))
     return [
         *(found for found in _artefacts(store, needed, keep) if found.path.name not in used),
         *(Waste(path, "work", "nobody works on it") for path in _inside(store.root / "work") if path.name not in used),
-        *(Waste(path, "lease", "its holder is gone") for path in _leases(store) if path.stem not in used),
+        *(Waste(path, "lease", "its holder is gone") for path in _leases(store) if _is_left(path, used)),
         *_caches(store, datasets),
         *(Waste(path, "draft", "its writer is gone") for path in _drafts(store)),
     ]
@@ -99,6 +99,8 @@ def remove_waste(store: Store, keep: Collection[str], progress: ScanProgress) ->
             leases.acquire(grave.name)
             for number, found in enumerate(waste):
                 os.rename(found.path, grave / str(number))
+            for lock in (store.root / "leases").glob("[!.]*.lock"):  # empty, and held by nobody now: see `in_use`
+                lock.unlink()
     except BlockingIOError:
         raise UserError(busy.format("a run or a merge")) from None
     removed = []
@@ -158,6 +160,10 @@ def _leaves(value: Any) -> Iterator[str]:
 def _leases(store: Store) -> list[Path]:
     files = _inside(store.root / "leases")
     return [path for path in files if path.suffix in (".json", ".lock") and not path.name.startswith(".")]
+
+
+def _is_left(lease: Path, used: Collection[str]) -> bool:
+    return lease.suffix == ".json" and lease.stem not in used
 
 
 def _caches(store: Store, datasets: set[str]) -> Iterator[Waste]:

@@ -270,12 +270,19 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Yield every record, by key; one that is damaged is named and left out."""
+    def records(self, *, strict: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield every record, by key; one that is damaged is named and left out, or with `strict` raises.
+
+        Raises
+        ------
+        DamagedRecordError
+        """
         for path in sorted((self.root / "records").glob("*.json")):
             try:
                 yield read_record(path)
             except DamagedRecordError as error:
+                if strict:  # who removes what no record needs must know them all
+                    raise
                 _LOG.warning("left out: %s", error)
 
     def find(self, prefix: str) -> dict[str, Any]:

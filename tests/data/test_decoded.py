@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -116,7 +117,9 @@ def test_a_run_gives_the_same_with_and_without_them(here: Run, tmp_path: Path) -
     assert len(list(decoded_folder(Path("mapped")).iterdir())) == 16
     assert outcome(tmp_path / "mapped") == outcome(tmp_path / "plain")
     for path in decoded_folder(Path("mapped")).iterdir():
+        before = path.stat()
         np.save(path, 255 - np.load(path))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if nobody had changed it
     assert "decoded pictures" not in here(*RUN, "--results", "mapped", "--cache-pictures").stderr  # nothing to open
     for made in ("artefacts", "records"):
         shutil.rmtree(tmp_path / "mapped" / made)
@@ -177,3 +180,15 @@ def test_a_disk_that_is_too_small_is_said_first_and_a_full_one_leaves_no_half(od
     assert not [path for path in (tmp_path / "decoded").iterdir() if path.suffix != ".npy"]
     of(odd, tmp_path / "decoded")[0].write(quiet)
     assert all(place.exists() for place in places)
+
+
+def test_one_that_was_changed_at_equal_size_is_written_again(odd: Toy, tmp_path: Path) -> None:
+    decoded, paths, places = of(odd, tmp_path / "decoded")
+    decoded.write(quiet)
+    changed = np.load(places[0])
+    changed[:] = 7
+    np.save(places[0], changed)
+    again, _, _ = of(odd, tmp_path / "decoded")
+    assert again.missing == places[0].stat().st_size
+    again.write(quiet)
+    assert np.array_equal(open_rgb(places[0]), open_rgb(paths[0]))
