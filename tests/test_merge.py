@@ -200,6 +200,13 @@ def test_what_a_stage_printed_and_how_long_it_took_is_no_conflict(here_store: St
     assert here_store.need("fit", digest("fit")).file("log.txt").read_bytes() == b"at 10:00"
 
 
+@pytest.mark.parametrize("status", ["failed", "oom", "timeout", "skipped"])
+def test_a_record_of_any_status_is_merged(here_store: Store, other: Store, status: str) -> None:
+    key = add_failure(other, 7, status=status)
+    assert key in merge(here_store.root, other.root).new
+    assert here_store.find(key)["status"] == status
+
+
 def test_a_success_replaces_a_failure_and_never_the_reverse(here_store: Store, other: Store, tmp_path: Path) -> None:
     key = add_failure(here_store, 1)
     add_cell(other, 1)
