@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -38,6 +41,10 @@ class PAR(PAMR):
 
     name = "par"
     cite = "ru2022afa"
+    expected_failures: ClassVar[Mapping[str, str]] = {
+        "stays_probable": "its weights sum to 1.01, as the authors' do",
+        "constant_picture": "its weights sum to 1.01, as the authors' do",
+    }
     Params = PARParams
 
     params: PARParams

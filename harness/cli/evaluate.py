@@ -1,4 +1,4 @@
-"""`harness evaluate`: anybody's masks or scores, through the same strict evaluator as everybody's."""
+"""`harness evaluate`: masks or scores made elsewhere, through the evaluator of all others."""
 
 from __future__ import annotations
 

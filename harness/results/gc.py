@@ -1,8 +1,8 @@
 """Find and remove what no record of a results folder needs.
 
 What makes it safe: whoever counts on artefacts, a run or a merge, shares a lock on the folder from before it looks at
-them until its records are written. Removing takes that lock alone. It refuses while anybody has it, and, for machines
-that the lock does not reach, while there is a living lease or a worker that has outlived its run.
+them until its records are written. Removing takes that lock alone. It refuses while another process has it, and, for
+machines that the lock does not reach, while there is a living lease or a worker that has outlived its run.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ def remove_waste(store: Store, keep: Collection[str], progress: ScanProgress) ->
             if users := in_use(store):
                 raise UserError(busy.format(", ".join(users[:5])))
             waste = find_waste(store, keep)
-            grave = Path(tempfile.mkdtemp(prefix="gc-", dir=store.root / "work"))
-            leases.acquire(grave.name)
+            trash = Path(tempfile.mkdtemp(prefix="gc-", dir=store.root / "work"))
+            leases.acquire(trash.name)
             for number, found in enumerate(waste):
-                os.rename(found.path, grave / str(number))
+                os.rename(found.path, trash / str(number))
             for lock in (store.root / "leases").glob("[!.]*.lock"):  # empty, and held by nobody now: see `in_use`
                 lock.unlink()
     except BlockingIOError:
@@ -107,10 +107,10 @@ def remove_waste(store: Store, keep: Collection[str], progress: ScanProgress) ->
     for number, found in enumerate(waste):
         progress(str(store.root), number, len(waste))
         leases.heartbeat()
-        removed.append((found, _size(grave / str(number))))
-        _remove(grave / str(number))
-    grave.rmdir()
-    leases.release(grave.name)
+        removed.append((found, _size(trash / str(number))))
+        _remove(trash / str(number))
+    trash.rmdir()
+    leases.release(trash.name)
     return removed
 
 

@@ -156,8 +156,8 @@ class Store:
         """Return the scratch folder of a stage; what stands in it outlives a crash."""
         return self.root / "work" / key
 
-    def tell(self, key: str, progress: dict[str, Any]) -> None:
-        """Leave word of how far something is, for whoever looks."""
+    def write_progress(self, key: str, progress: dict[str, Any]) -> None:
+        """Write how far something is."""
         folder = self.work(key)
         folder.mkdir(parents=True, exist_ok=True)
         draft = folder / ".progress"
@@ -245,13 +245,13 @@ class Store:
     def discard(self, stage: str, key: str) -> None:
         """Take a bad artefact out of the way, so that it is computed again."""
         path = self.root / "artefacts" / stage / key
-        grave = self.root / "work" / f"{key}.corrupt"
-        shutil.rmtree(grave, ignore_errors=True)
+        trash = self.root / "work" / f"{key}.corrupt"
+        shutil.rmtree(trash, ignore_errors=True)
         try:
-            os.rename(path, grave)
+            os.rename(path, trash)
         except FileNotFoundError:
             return
-        shutil.rmtree(grave, ignore_errors=True)
+        shutil.rmtree(trash, ignore_errors=True)
 
     # records
 

@@ -72,7 +72,8 @@ class Cluster:
         """
         dead = [process for process in self._processes if process.poll() is not None]
         if dead:
-            name = Path(str(dead[0].args[0])).name  # type: ignore[index]
+            command = dead[0].args
+            name = Path(str(command[0] if isinstance(command, list) else command)).name
             raise LostRayError(f"Ray's {name} has died: what was finished is kept; the same command goes on from there")
         ended, _ = self.ray.wait(list(references), num_returns=len(references), timeout=0)
         return ended or self.ray.wait(list(references), timeout=seconds)[0]

@@ -242,10 +242,10 @@ class Scheduler:
         self.view.ended(run.node, replace(outcome, status="again") if again else outcome, seconds)
 
     def _say_how_far(self) -> None:
-        """Leave word of this run for `harness status`."""
+        """Write how far this run is, for `harness status`."""
         done, cells = self._stages - len(self.waiting) - len(self.running), len(self.plan.cells)
         told = {"cells": cells, "open": len(self.open), "done": done, "total": self._stages, "left": self._left()}
-        self.store.tell(self._sweep, told)
+        self.store.write_progress(self._sweep, told)
 
     def _left(self) -> float | None:
         """Return the seconds that are left, as far as stages of every kind have been seen."""

@@ -229,7 +229,7 @@ class Task:
         return torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16")
 
     def progress(self, done: int, total: int, notes: dict[str, Any] | None = None) -> None:
-        """Tell whoever looks how far this is, in pictures, or in a training's steps; cheap enough for every picture."""
+        """Write how far this is, in images, or in a training's steps; cheap enough for every image."""
         now = time.monotonic()
         if total and self._start is None:
             self._start = now, done
@@ -242,7 +242,7 @@ class Task:
             "rate": (done - start) / (now - since) if now > since else None,
             "unit": STAGES[self.node.stage].unit,
         }  # fmt: skip
-        self.store.tell(self.node.key, told)
+        self.store.write_progress(self.node.key, told)
 
 
 def method_of(registry: Registry, name: str, params: dict[str, Any]) -> Method:

@@ -155,7 +155,7 @@ BROKEN = [
     ("method", "skips_with_a_reason", "    def build",
      "    @classmethod\n    def skip(cls, spec):\n        return True\n\n    def build", "`skip` returns True"),
     ("method", "takes_small_settings", "    width: int", "    image_size: int = Field(224, ge=224)\n    width: int", "greater than"),
-    ("method", "builds", "backbone.dim, num", "backbone.features, num", "no attribute 'features'"),
+    ("method", "builds", "backbone.dim, num", "backbone.channels, num", "no attribute 'channels'"),
     ("method", "builds", "return model\n", "return None\n", "`build` gave None, expected a torch.nn.Module"),
     ("method", "counts_parameters", "model.backbone", "model.trunk", "has no `backbone`"),
     ("method", "survives_saving", "return model\n", "model.same = model.head.weight\n        return model\n", "share memory"),

@@ -103,7 +103,7 @@ def test_a_mistake_is_one_or_two_lines_and_the_right_status(
 
 
 def test_a_mistake_shows_its_traceback_only_when_asked(harness: Run) -> None:
-    assert harness("run", "--methods", "x").stderr.startswith("error: unknown method 'x': known: cam")
+    assert harness("run", "--methods", "x").stderr.startswith("error: unknown method 'x': known: advcam")
     assert "Traceback" in harness("--debug", "run", "--methods", "x").stderr
 
 

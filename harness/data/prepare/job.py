@@ -220,7 +220,7 @@ def _parallel(work: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], wor
         waiting: deque[Future[Result]] = deque()
 
         def submit(count: int) -> None:
-            with _deaf():
+            with _sigint_blocked():
                 waiting.extend(pool.submit(work, *task) for task in islice(tasks, count))
 
         try:
@@ -235,8 +235,8 @@ def _parallel(work: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], wor
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Hear Ctrl-C only afterwards; processes that are started meanwhile never do, and leave it to this one."""
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT; processes that are started meanwhile keep it blocked, and leave Ctrl-C to this one."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
