@@ -12,7 +12,6 @@ from harness.strict import digest
 
 # Hash of today: hash of its bytes, the version before. Code that has results under that keeps it until it changes.
 _RECORDED = {
-    "c999d58ad60e108b": "d82bad6cbcafa58b",  # cam
     "a6a416d487b08e23": "ef678281cc62b970",  # crf
     "344e75d047e05bc8": "7c73e74d4ddea2ba",  # dino
     "1a3b29e3893581b1": "a30b62590926bed8",  # external

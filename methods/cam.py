@@ -37,6 +37,9 @@ class CAM(Method):
 
     params: CAMParams
 
+    def background_rule(self, family: str) -> str:
+        return "fixed:0.15" if family == "cnn" else ""  # IRN's, whose recipe most CAMs of a CNN follow
+
     def build(self, backbone: Any, num_classes: int) -> nn.Module:
         return CAMNet(backbone, num_classes - 1)
 
