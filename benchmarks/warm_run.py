@@ -54,7 +54,7 @@ def rows(at: Setting) -> list[Row]:
 
     def agree(made: Any) -> str:
         said = made["harness"]
-        assert "every stage reused, nothing to run" in said, said
+        assert "nothing to run" in said, said
         assert f"{cells} of {cells} cells done" in said, said
         assert sum(record["status"] == "done" for record in Store(store.root).records()) == cells
         return f"{cells} cells found done, nothing run"

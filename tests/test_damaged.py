@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from harness.doctor import examine
-from harness.errors import EnvironmentUnfitError, UserError
+from harness.errors import UserError
 from harness.results.store import DamagedRecordError, Store
-from harness.run.cluster import SOCKET_PATH, connect, sockets_problem
+from harness.run.cluster import SOCKET_PATH, sockets_problem
 from tests.stores import add_cell
 
 HARNESS = str(Path(sys.executable).parent / "harness")
@@ -102,7 +102,9 @@ def test_a_long_temporary_folder_is_refused_before_ray_starts(tmp_path: Path, mo
     monkeypatch.setenv("RAY_TMPDIR", "short")
     assert sockets_problem() == ""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("x" * SOCKET_PATH)))
-    with pytest.raises(EnvironmentUnfitError, match="too long for Ray's sockets"), connect(None):
-        pass
+    assert "too long for Ray's sockets" in sockets_problem()
+    found = harness("run", "--methods", "sanity-labels", "--limit", "2", cwd=tmp_path)
+    assert found.returncode == 3
+    assert "too long for Ray's sockets" in found.stderr.splitlines()[-1]
     (ray,) = [check for check in examine() if check.name == "ray"]
     assert (ray.state, ray.mend) == ("bad", "set RAY_TMPDIR=/tmp")
