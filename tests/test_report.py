@@ -27,7 +27,7 @@ def record(method: str, miou: float, seed: int = 0, dataset: str = "toy", **prot
         for split, value in (("train", miou + 0.1), ("val", miou))
     }  # fmt: skip
     return {
-        "key": f"{method}{seed}{protocol}", "title": method, "status": "done", "spec": {
+        "key": f"{method}{seed}{protocol}", "title": method, "status": "done", "ended": "", "spec": {
             "method": method, "params": {"epochs": 3}, "backbone": "vit_s16", "weights": "random", "dataset": dataset,
             "protocol": declared.model_dump(mode="json"), "seed": seed, "limit": None,
         },
