@@ -244,7 +244,7 @@ def test_failures_are_records_and_the_rest_goes_on(execute: Execute) -> None:
     assert found["good"] == ("done", "")
     assert found["raises"] == ("failed", "RuntimeError: no luck")
     assert found["exits"][0] == "failed"
-    assert found["exits"][1].startswith("the worker died")
+    assert found["exits"][1].startswith("method 'exits' ended its process in fit, 3 times: os._exit or a crash")
     negative = "method 'negative': `score` gave scores from -0.8 to 0, expected finite ones in [0, 1]"
     assert found["negative"] == ("failed", negative)
     assert found["memory"] == ("oom", "OutOfMemoryError: CUDA out of memory")

@@ -326,9 +326,10 @@ class Scheduler:
 
 def _of_a_plugin(node: Node, reason: str, attempts: int) -> str:
     """Return why a stage of a plugin's code has no outcome: that code, most likely."""
-    name = getattr(node.config, "method", "") or node.config.refine["name"]
+    method = getattr(node.config, "method", "")
+    whose = f"method '{method}'" if method else f"the refiner of {node.label}"
     expected = "expected results or an Exception"
-    return f"'{name}' ended its process in {node.stage}, {attempts} times: os._exit or a crash; {expected} ({reason})"
+    return f"{whose} ended its process in {node.stage}, {attempts} times: os._exit or a crash; {expected} ({reason})"
 
 
 def _cost(node: Node) -> float:
