@@ -45,7 +45,7 @@ def test_a_protocol_rule_outside_its_range_is_refused(key: str, value: str) -> N
 
 
 def test_rules_have_one_spelling() -> None:
-    assert Protocol(name="x", background="fixed:0.40").background == "fixed:0.4"
+    assert str(Protocol(name="x", background="fixed:0.40").background) == "fixed:0.4"
 
 
 def test_what_is_not_yaml_names_the_line(tmp_path: Path) -> None:

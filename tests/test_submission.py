@@ -45,7 +45,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             publish(store, stage, place[stage][-1], masks)
     spec = {"dataset": "voc12", "protocol": {"eval_splits": ["val", "test"]}}
     record = {
-        "key": digest("cell"), "title": "a cell", "status": "done", "spec": spec, "classes": list(VOC12.classes),
+        "key": digest("cell"), "title": "a cell", "status": "done", "ended": "", "spec": spec, "metrics": {},
+        "classes": list(VOC12.classes),
         "pictures": {"test": COUNT}, "applied": {"gating": {"test": "none"}}, "verifier": {},
         "artefacts": {"splits": {"test": place}},
     }  # fmt: skip

@@ -134,7 +134,7 @@ def test_every_shard_of_the_masks_is_read(toy: Path, tmp_path: Path) -> None:
     inputs = Inputs(REGISTRY, tmp_path, None)
     inputs._datasets["toy"] = Many(toy)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.run.graph.SHARD", 16)
+        patch.setattr("harness.run.opened.SHARD", 16)
         plan = plan_cells([cell(verify="deeplabv2:toy", limit=None)], inputs)
     (verify,) = [node for node in plan.nodes.values() if node.stage == "verify"]
     assert [role for role in verify.parents if role != "labels"] == ["mask/0", "mask/1", "mask/2"]
