@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -100,11 +101,11 @@ class Silent:
         raise AssertionError(message)
 
 
-def schedule(planned: Plan, at: Setting) -> None:
-    """Run what a plan still needs, on Ray's workers."""
+def schedule(planned: Plan, at: Setting, resources: Mapping[str, float] | None = None) -> None:
+    """Run what a plan still needs, on Ray's workers, with `--resources` as the command takes them."""
     store = store_of(planned)
     with store.in_use():
-        Scheduler(planned, store, Options(device=at.device), Silent()).run()
+        Scheduler(planned, store, Options(device=at.device, resources=resources or {}), Silent()).run()
 
 
 def start_ray(at: Setting) -> float:

@@ -85,9 +85,9 @@ def _dense(planned: Any, score: Any, evaluate: Any, at: Setting) -> Any:
     model = load_model(Registry(), method, store.need("fit", score.parents["fit"])).to(at.device)
     dataset = Registry().load("dataset", at.dataset)(at.root)
     paths, size = planned.locations_of(score).pictures, score.config.size
-    at_once = batch_size(size)
+    at_once = batch_size(size, at.device)
     for start in range(0, len(paths), at_once):
-        images = [open_rgb(Path(path)) for path in paths[start : start + at_once]]
+        images = [torch.from_numpy(open_rgb(Path(path)).copy()) for path in paths[start : start + at_once]]
         with torch.no_grad():
             scored, _ = merged_scores(method, model, images, None, size, [1.0], "none", at.device)
         for number, maps in enumerate(scored.cpu().numpy(), start):

@@ -153,8 +153,9 @@ def _score(task: Task) -> int:
     """Score picture after picture and save each file, as a repository's script does; in batches of the harness."""
     method, size = task.method(), task.config.size
     model = load_model(task.registry, method, task.parent("fit")).to(task.device)
-    for start in range(0, len(task.pictures), batch_size(size)):
-        paths = task.pictures[start : start + batch_size(size)]
+    at_once = batch_size(size, task.device)
+    for start in range(0, len(task.pictures), at_once):
+        paths = task.pictures[start : start + at_once]
         images = torch.stack([squash(open_rgb(path), (size, size)) for path in paths]).to(task.device)
         with torch.no_grad():
             maps, _ = method.score(model, images, None)

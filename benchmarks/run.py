@@ -21,6 +21,7 @@ MODULES = (
     "score_maps", "training_step", "equivariance", "dense_crf", "confusion", "trivial_cells", "warm_run", "kept_maps",
     "peak_memory",
 )  # fmt: skip
+ON_GPU = ("gpu",)
 
 
 @contextmanager

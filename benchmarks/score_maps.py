@@ -31,8 +31,8 @@ def rows(at: Setting) -> list[Row]:
     paths = [Path(path) for path in planned.locations_of(node).pictures]
     images = torch.stack([squash(open_rgb(path), (size, size)) for path in paths])
     normal = (images - model.backbone.mean) / model.backbone.std
-    batches = [batch.to(at.device) for batch in normal.split(batch_size(size))]
-    bare = _bare(model, size, at)
+    batches = [batch.to(at.device) for batch in normal.split(batch_size(size, at.device))]
+    bare = bare_backbone(model, at)
 
     def stored() -> Any:
         forget(planned, node)
@@ -83,11 +83,11 @@ def rows(at: Setting) -> list[Row]:
     ]
 
 
-def _bare(model: Any, size: int, at: Setting) -> Any:
-    """Return the backbone of a model as timm makes it for a size, with the same weights."""
+def bare_backbone(model: Any, at: Setting) -> Any:
+    """Return the backbone of a model as timm makes it, with the same weights."""
     ensure_importable()
     import timm
 
-    net = timm.create_model(model.backbone.timm_id, num_classes=0, global_pool="", img_size=size)
+    net = timm.create_model(model.backbone.timm_id, num_classes=0, global_pool="", dynamic_img_size=True)
     net.load_state_dict(model.backbone.net.state_dict())
     return net.eval().to(at.device)

@@ -48,13 +48,13 @@ def rows(at: Setting) -> list[Row]:
 
     def by_hand() -> Any:
         fitted = model().to(at.device)
-        return rate(pictures, lambda: _loop(method, fitted, ready), at.device)[0], fitted
+        return rate(pictures, lambda: loop_by_hand(method, fitted, ready), at.device)[0], fitted
 
     def facts() -> dict[str, str]:
         reading = seconds(lambda: [squash(open_rgb(path), (size, size)) for path in task.pictures])[0]
         fit = run_stage(planned, node, at)
         whole = fit.manifest["seconds"]
-        bare = seconds(lambda: _loop(method, model().to(at.device), ready), at.device)[0]
+        bare = seconds(lambda: loop_by_hand(method, model().to(at.device), ready), at.device)[0]
         return {
             "floor: the same steps by hand, ms a picture": f"{1e3 * bare / pictures:.0f}",
             "decoding and resizing, ms a picture on one core": f"{1e3 * reading / pictures:.1f}",
@@ -87,13 +87,13 @@ def agree(made: Any) -> str:
     return f"{len(theirs)} tensors of trained weights, bit for bit"
 
 
-def _loop(method: Any, model: nn.Module, batches: list[Batch]) -> None:
+def loop_by_hand(method: Any, model: nn.Module, batches: list[Batch], fused: bool = False) -> None:
     """Train for an epoch: what somebody writes who wants nothing but the weights."""
     (phase,) = [phase for phase in method.phases(model) if phase.epochs]
     model.requires_grad_(False)
     for parameter in phase.groups[0]["params"]:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(phase.groups, **phase.options)
+    optimizer = torch.optim.Adam(phase.groups, **phase.options, fused=fused or None)
     torch.manual_seed(derive(0, "epoch", 0))
     model.train()
     for index, batch in enumerate(batches):

@@ -2,23 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from harness.augment import draw
 from harness.data.base import IGNORE, open_mask, open_rgb
 from harness.phases import Augment, Batch
 from harness.seeds import derive
 
+_BATCHES_AHEAD = 2  # for each thread
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def ahead(pool: Executor | None, make: Callable[[Item], Made], items: Iterable[Item], count: int) -> Iterator[Made]:
+    """Yield what is made of some items, in order, by threads and never more than `count` ahead; None makes it here.
+
+    The threads should last for a stage: each new one leaves some memory that the allocator keeps.
+    """
+    if pool is None:
+        yield from map(make, items)
+        return
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+class Kept:
+    """What would be made again in every epoch, in memory as far as there is room.
+
+    Parameters
+    ----------
+    room : int
+        Bytes.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self._things: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Any, make: Callable[[], Made], size_of: Callable[[Made], int]) -> Made:
+        """Return what is kept under a key, or make it, and keep it if it fits."""
+        if key not in self._things:
+            made = make()
+            with self._lock:
+                if key not in self._things and (size := size_of(made)) <= self.room:
+                    self.room -= size
+                    self._things[key] = made
+            return made
+        found: Made = self._things[key]
+        return found
+
 
 class TrainingData:
     """The images and image labels of the fit split, and pseudo-masks of it where the plan made some.
+
+    Parameters
+    ----------
+    ids, labels
+        See below.
+    paths : list of Path
+        Image files.
+    workers : int
+        Threads that draw images while the model trains; 0 draws them in between.
+    pseudo : sequence of list of Path
+        Files of pseudo-masks, for each rule of `learns_from`.
+    class_ids : sequence of int
+        What stands in those, in the order of the classes.
+    device : str
+        Where batches are wanted.
+    room : int
+        Bytes of memory for images that are needed again: drawn where every draw is the same, else decoded.
 
     Attributes
     ----------
@@ -35,6 +109,8 @@ class TrainingData:
         workers: int = 0,
         pseudo: Sequence[list[Path]] = (),
         class_ids: Sequence[int] = (),
+        device: str = "cpu",
+        room: int = 0,
     ) -> None:
         self.ids = ids
         self.labels = labels
@@ -43,6 +119,8 @@ class TrainingData:
         self._pseudo = pseudo
         self._position = np.full(256, IGNORE, np.uint8)  # of a class id among those that count
         self._position[list(class_ids)] = np.arange(len(class_ids))
+        self._device = device
+        self._kept = Kept(room)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,7 +132,7 @@ class TrainingData:
         seed: int,
         odds: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[Batch]:
-        """Yield one epoch of shuffled batches; a last, smaller batch is left out.
+        """Yield one epoch of shuffled batches on the training's device; a last, smaller batch is left out.
 
         Parameters
         ----------
@@ -67,52 +145,73 @@ class TrainingData:
             Turns (N, num_classes) labels into (N,) odds with which images are drawn, with repeats.
         """
         generator = torch.Generator().manual_seed(seed)
-        chosen = _Drawn(self._paths, self._pseudo, self._position, _augment(augment), seed)
         order: dict[str, Any] = {"shuffle": True}
         if odds is not None:
-            order = {
-                "sampler": torch.utils.data.WeightedRandomSampler(
-                    odds(self.labels).tolist(), len(self), True, generator
-                )
-            }
-        yield from self._load(chosen, min(batch_size, len(self)), drop_last=True, generator=generator, **order)
+            weights = odds(self.labels).tolist()
+            order = {"sampler": torch.utils.data.WeightedRandomSampler(weights, len(self), True, generator)}
+        size = min(batch_size, len(self))
+        yield from self._load(augment, seed, size, drop_last=True, generator=generator, **order)
 
     def in_order(self, size: int, batch_size: int = 1) -> Iterator[Batch]:
         """Yield every image once, in the order of `ids`, squashed to a side of `size`."""
-        yield from self._load(_Drawn(self._paths, self._pseudo, self._position, Augment(size), 0), batch_size)
+        yield from self._load(size, 0, batch_size)
 
-    def _load(self, images: _Drawn, batch_size: int, **options: Any) -> Iterator[Batch]:
-        loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
-            images, batch_size=batch_size, num_workers=self._workers, **options
-        )
-        for image, valid, pseudo, index in loader:
+    def _load(self, augment: Augment | int, seed: int, batch_size: int, **options: Any) -> Iterator[Batch]:
+        how = Augment(augment) if isinstance(augment, int) else augment
+        order: Any = torch.utils.data.DataLoader(range(len(self)), batch_size=batch_size, **options)  # type: ignore[arg-type]
+        make = partial(self._stacked, how, seed)
+        for index, *parts in ahead(self._pool, make, order, _BATCHES_AHEAD * self._workers):
+            pixels, valid, pseudo = (part.to(self._device, non_blocking=True) for part in parts)
+            labels = self.labels[index].to(self._device, non_blocking=True)
             ids = [self.ids[i] for i in index.tolist()]
-            yield Batch(image, self.labels[index], ids, valid, pseudo if self._pseudo else None)
+            yield Batch(pixels.float().div_(255), labels, ids, valid, pseudo.long() if self._pseudo else None)
+
+    @cached_property
+    def _pool(self) -> Executor | None:
+        return ThreadPoolExecutor(self._workers) if self._workers else None
+
+    def _stacked(self, augment: Augment, seed: int, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the images of a batch, drawn; in memory that a GPU copies from by itself."""
+        drawn = zip(*(self._drawn(augment, seed, i) for i in index.tolist()), strict=True)
+        pixels, valid, pseudo = (
+            torch.stack(
+                layers, out=layers[0].new_empty(len(index), *layers[0].shape, pin_memory=self._device == "cuda")
+            )
+            for layers in drawn
+        )
+        return index, pixels, valid, pseudo
+
+    def _drawn(self, augment: Augment, seed: int, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        def fresh() -> tuple[Tensor, Tensor, Tensor]:
+            image = open_rgb(self._paths[i]) if augment.fixed else self._decoded(i)
+            masks = [Image.fromarray(self._position[open_mask(paths[i])]) for paths in self._pseudo]
+            return draw(Image.fromarray(image), masks, augment, derive(seed, "augment", i))
+
+        if not augment.fixed:
+            return fresh()
+        return self._kept.get((augment.size, i), fresh, lambda layers: sum(layer.nbytes for layer in layers))
+
+    def _decoded(self, i: int) -> np.ndarray:
+        return self._kept.get(i, lambda: open_rgb(self._paths[i]), lambda image: image.nbytes)
 
 
-def _augment(augment: Augment | int) -> Augment:
-    return Augment(augment) if isinstance(augment, int) else augment
+def squashed(images: Sequence[Tensor], sides: Sequence[tuple[int, int]], device: str) -> Tensor:
+    """Return (B, 3, height, width) floats in [0, 1] on a device, of (H, W, 3) uint8 images and the sides of each.
+
+    A GPU resizes by itself: the same filter as `squash`, rounded once instead of after each of two passes.
+    """
+    if device == "cpu":
+        return torch.stack([squash(image.numpy(), to) for image, to in zip(images, sides, strict=True)])
+    return torch.stack(
+        [resized(image.to(device, non_blocking=True), to) for image, to in zip(images, sides, strict=True)]
+    )
 
 
-class _Drawn(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor, int]]):
-    def __init__(
-        self,
-        paths: list[Path],
-        pseudo: Sequence[list[Path]],
-        position: np.ndarray,
-        augment: Augment,
-        seed: int,
-    ) -> None:
-        self.paths, self.pseudo, self.position = paths, pseudo, position
-        self.augment, self.seed = augment, seed
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, int]:
-        image = Image.fromarray(open_rgb(self.paths[index]))
-        masks = [Image.fromarray(self.position[open_mask(paths[index])]) for paths in self.pseudo]
-        return *draw(image, masks, self.augment, derive(self.seed, "augment", index)), index
+def resized(image: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Return what `squash` does, to a level of 255, of an (H, W, 3) uint8 tensor, where that lies."""
+    pixels = image.permute(2, 0, 1)[None].float()
+    pixels = functional.interpolate(pixels, sides, mode="bilinear", align_corners=False, antialias=True)[0]
+    return pixels.round_().clamp_(0, 255).div_(255)
 
 
 def squash(image: np.ndarray, sides: tuple[int, int]) -> Tensor:

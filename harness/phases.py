@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ class Augment:
     flip: float = 0.0
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether every draw of an image is the same."""
+        return self.resize == "squash" and not self.flip and not any(self.jitter)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -61,9 +66,16 @@ class Batch:
     pseudo: Any = None
 
     def to(self, device: str) -> Batch:
-        """Return the batch on a device."""
+        """Return the batch on a device, where those of the training loop are already."""
         valid, pseudo = (None if part is None else part.to(device) for part in (self.valid, self.pseudo))
         return Batch(self.images.to(device), self.labels.to(device), self.ids, valid, pseudo)
+
+    def parts(self, count: int) -> list[Batch]:
+        """Return the batch in some equal parts, in order."""
+        size = len(self.ids) // count
+        fields = {name: kept for name, kept in vars(self).items() if kept is not None}
+        starts = range(0, count * size, size)
+        return [replace(self, **{name: kept[n : n + size] for name, kept in fields.items()}) for n in starts]
 
 
 @dataclass(frozen=True)

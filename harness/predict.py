@@ -15,6 +15,7 @@ from harness.data.base import open_rgb, voc_palette
 from harness.effective import effective_gating
 from harness.errors import UserError, closest
 from harness.method import Method
+from harness.precision import autocast, set_precision
 from harness.protocol import Protocol
 from harness.pseudomask import open_classes
 from harness.registry import Registry
@@ -95,6 +96,7 @@ class Predictor:
             learned = store.need("fit_refiner", record["artefacts"]["fit_refiner"])
             self.refiner.model = load_refiner_model(self.refiner, learned).to(device)
         self.protocol = protocol
+        set_precision(protocol.precision)
         self.labels = np.zeros(len(self.names), int)
         for name in classes:
             if name not in self.names[1:]:
@@ -116,13 +118,19 @@ class Predictor:
         given = None
         if self.method.conditions_on_labels and self.labels.any():
             given = torch.tensor([[1, *self.labels[1:]]], dtype=torch.float32, device=self.device)
-        bf16 = self.protocol.precision == "bf16"
         with (
             torch.set_grad_enabled(self.method.needs_grad),
-            torch.autocast(self.device, torch.bfloat16, enabled=bf16),
+            autocast(self.device, self.protocol.precision),
         ):
             maps, presence = merged_scores(
-                self.method, self.model, [image], given, size, self.protocol.scales, self.protocol.flip, self.device
+                self.method,
+                self.model,
+                [torch.from_numpy(image.copy())],
+                given,
+                size,
+                self.protocol.scales,
+                self.protocol.flip,
+                self.device,
             )
         present = None if presence is None else presence[0].cpu().numpy()
         classes = open_classes(self.rules, self.labels, present)

@@ -97,7 +97,7 @@ class Protocol(Frozen):
         `val_pixels:60` looks no further once 60 epochs brought nothing better, as an early stop does.
     metric : {"pooled", "present", "zero", "per_image", "drop255"}
         What is called mIoU; see `harness.metrics.DEFINITIONS`.
-    precision : {"fp32", "bf16"}
+    precision : {"fp32", "tf32", "bf16"}
         Of the arithmetic inside the network, in training and scoring.
     verify : str
         `none`, or a segmentation network that is trained on the pseudo-masks and scored beside them, with its recipe:
@@ -127,7 +127,7 @@ class Protocol(Frozen):
     refine: str = "none"
     checkpoint: Checkpoint = Rule("last")
     metric: Literal["pooled", "present", "zero", "per_image", "drop255"] = "pooled"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     verify: Verify = "none"
     verify_init: Literal["imagenet", "coco", "random", "file"] | None = None
     mask_split: str | None = None

@@ -26,6 +26,9 @@ class Trainable:
         BibTeX key.
     resources : mapping
         What its stages take, where it is not the default: `{"fit.gpus": 0.5, "score.cpus": 4, "fit.memory_gb": 24}`.
+    splittable : bool
+        Whether its losses are means over the images of a batch, so that the parts which `params.accumulate` names may
+        be taken at once where there is memory for it.
     version : str or None
         Pins the version in the stage keys; None takes a hash of the source: of its module, or of its whole package.
     check_settings : mapping
@@ -38,6 +41,7 @@ class Trainable:
     name: ClassVar[str]
     cite: ClassVar[str] = ""
     resources: ClassVar[Mapping[str, float]] = {}
+    splittable: ClassVar[bool] = False
     version: ClassVar[str | None] = None
     check_settings: ClassVar[Mapping[str, Any]] = {}
     expected_failures: ClassVar[Mapping[str, str]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable
@@ -17,13 +16,15 @@ from torch import Tensor, nn
 from harness.contract import checked_losses, checked_phases
 from harness.errors import HarnessError
 from harness.loader import TrainingData
-from harness.phases import Augment, Phase, Step
+from harness.phases import Augment, Batch, Phase, Step
+from harness.precision import autocast
 from harness.seeds import derive
 from harness.trainable import Trainable
 
 EPOCH = "epoch-{}.safetensors"
 _CHECKPOINT = "checkpoint.pt"
 _MAX_CHECKPOINT_SHARE = 0.05  # of the training time
+_FUSED = ("Adam", "AdamW", "SGD")  # that update all parameters in one kernel of a GPU
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Session:
     ----------
     seed : int
     device : str
-    precision : {"fp32", "bf16"}
+    precision : {"fp32", "tf32", "bf16"}
     folder : Path
         Where checkpoints are kept; what stands there is resumed.
     progress : callable
@@ -47,6 +48,9 @@ class Session:
         What the record says of each phase; filled in by training.
     shown : float
         When progress was last said; epochs may be shorter than the pause between.
+    split : bool
+        Whether every step is taken in the parts that `accumulate` names: always on a CPU, on a GPU where memory asks
+        for it or the method does not say that it makes no difference.
     """
 
     seed: int
@@ -58,10 +62,11 @@ class Session:
     curves: list[dict[str, float]] = field(default_factory=list)
     phases: list[dict[str, Any]] = field(default_factory=list)
     shown: float = 0.0
+    split: bool = True
 
     def autocast(self) -> Any:
         """Return the context in which the model runs."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+        return autocast(self.device, self.precision)
 
 
 def train(method: Trainable, model: nn.Module, data: TrainingData, session: Session) -> None:
@@ -73,6 +78,7 @@ def train(method: Trainable, model: nn.Module, data: TrainingData, session: Sess
         If a loss is not finite.
     """
     model.to(session.device)
+    session.split = session.device == "cpu" or not method.splittable or _has_batch_norm(model)
     phases = checked_phases(method, method.phases(model))
     session.phases = [phase.facts() for phase in phases]
     lengths = [_steps_per_epoch(method, phase, data) for phase in phases]
@@ -90,7 +96,7 @@ def train(method: Trainable, model: nn.Module, data: TrainingData, session: Sess
         if start < end:
             if start <= first:
                 method.start_phase(model, data, number)
-            optimizer = _start(phase, model)
+            optimizer = _start(phase, model, session.device)
             if checkpoint and start > first:
                 optimizer.load_state_dict(checkpoint["optimizer"])
             for epoch in range(max(first, start), end):
@@ -132,13 +138,18 @@ def _accumulate(method: Trainable, batches: int) -> int:
     return min(getattr(method.params, "accumulate", 1), max(1, batches))
 
 
-def _start(phase: Phase, model: nn.Module) -> torch.optim.Optimizer:
+def _has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def _start(phase: Phase, model: nn.Module, device: str) -> torch.optim.Optimizer:
     """Freeze what is in no group, and return a fresh optimiser over the rest."""
     model.requires_grad_(False)
     for group in phase.groups:
         for parameter in group["params"]:
             parameter.requires_grad_(True)
-    optimizer = getattr(torch.optim, phase.optimizer)(phase.groups, **phase.options)
+    fused = {"fused": True} if device == "cuda" and phase.optimizer in _FUSED else {}
+    optimizer = getattr(torch.optim, phase.optimizer)(phase.groups, **fused | phase.options)
     for group in optimizer.param_groups:
         group["base_lr"] = group["lr"]
     return optimizer
@@ -153,31 +164,62 @@ def _epoch(
     session: Session,
 ) -> None:
     """Train one epoch; everything random in it follows from the seed and the epoch alone."""
-    params, phase, start = method.params, at.phase, at.start
-    batch_size = phase.batch_size or params.batch_size
+    epoch = at.start.epoch
+    batch_size = at.phase.batch_size or method.params.batch_size
     accumulate = _accumulate(method, len(data) // batch_size)
-    augment = phase.augment or Augment(params.image_size)
+    augment = at.phase.augment or Augment(method.params.image_size)
     meter = _Meter(session, at)
-    torch.manual_seed(derive(session.seed, "epoch", start.epoch))
+    torch.manual_seed(derive(session.seed, "epoch", epoch))
     model.train()
-    batches = data.batches(augment, batch_size, derive(session.seed, "order", start.epoch), phase.odds)
-    for index, batch in enumerate(itertools.islice(batches, at.length)):
-        progress = (start.epoch - at.first + index / at.length) / phase.epochs
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * phase.schedule(progress)
-        step = replace(start, iteration=start.iteration + index)
-        with session.autocast():
-            losses = checked_losses(method, method.training_step(model, batch.to(session.device), step))
-        (torch.stack(list(losses.values())).sum() / accumulate).backward()
-        if (index + 1) % accumulate == 0:
-            if phase.clip_norm:
-                nn.utils.clip_grad_norm_(
-                    [p for group in optimizer.param_groups for p in group["params"]], phase.clip_norm
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        meter.add(losses)
-    session.curves.append({"epoch": start.epoch + 1, "lr": optimizer.param_groups[0]["lr"], **meter.means()})
+    batches = data.batches(augment, batch_size * accumulate, derive(session.seed, "order", epoch), at.phase.odds)
+    advance = _Advance(method, model, optimizer, at, accumulate, session)
+    for done, batch in zip(range(0, at.length, accumulate), batches, strict=False):
+        for losses in advance(batch.to(session.device), done):
+            meter.add(losses)
+        if at.phase.clip_norm:
+            nn.utils.clip_grad_norm_(
+                [p for group in optimizer.param_groups for p in group["params"]], at.phase.clip_norm
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    session.curves.append({"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], **meter.means()})
+
+
+@dataclass(frozen=True)
+class _Advance:
+    """Adds the gradients of a batch: at once, or in the parts that accumulation names."""
+
+    method: Trainable
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    at: _Place
+    accumulate: int
+    session: Session
+
+    def __call__(self, batch: Batch, done: int) -> list[dict[str, Tensor]]:
+        """Return the losses of each part; where the device has no memory for it whole, it is split from then on."""
+        if not self.session.split:
+            try:
+                return self._by_parts(batch, done, 1)
+            except torch.OutOfMemoryError:
+                self.session.split = True
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+        return self._by_parts(batch, done, self.accumulate)
+
+    def _by_parts(self, batch: Batch, done: int, parts: int) -> list[dict[str, Tensor]]:
+        found = []
+        for number, part in enumerate(batch.parts(parts), 1):
+            index = done + number * self.accumulate // parts - 1  # the last of those batches that it stands for
+            progress = (self.at.start.epoch - self.at.first + index / self.at.length) / self.at.phase.epochs
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["base_lr"] * self.at.phase.schedule(progress)
+            step = replace(self.at.start, iteration=self.at.start.iteration + index)
+            with self.session.autocast():
+                losses = checked_losses(self.method, self.method.training_step(self.model, part, step))
+            (torch.stack(list(losses.values())).sum() / parts).backward()
+            found.append(losses)
+        return found
 
 
 class _Meter:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.page import floor, table
 from benchmarks.row import Aim, Row, Setting
-from benchmarks.run import MODULES, benchmark, measure, setting
+from benchmarks.run import MODULES, ON_GPU, benchmark, measure, setting
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,10 @@ def tiny() -> Iterator[Setting]:
 SLOW = "peak_memory"  # each of its sides is a process
 
 
-@pytest.mark.parametrize("module", [pytest.param(m, marks=[pytest.mark.slow] * (m == SLOW)) for m in MODULES])
+ALL = [pytest.param(module, marks=[pytest.mark.slow] * (module == SLOW)) for module in (*MODULES, *ON_GPU)]
+
+
+@pytest.mark.parametrize("module", ALL)
 def test_both_sides_make_the_same(module: str, tiny: Setting, ray_once: None) -> None:
     result = benchmark(tiny, [module], lambda row: None)
     assert result["rows"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -35,6 +36,8 @@ class Cluster:
     ray : module
     processes : sequence of Popen
         Those that were started for it here.
+    joined : bool
+        Whether others started it: it then shows a worker one GPU, which may be another one the next time.
 
     Attributes
     ----------
@@ -44,19 +47,20 @@ class Cluster:
         Of the node that has the most for stages, in GiB.
     """
 
-    def __init__(self, ray: Any, processes: Sequence[Popen[bytes]] = ()) -> None:
+    def __init__(self, ray: Any, processes: Sequence[Popen[bytes]] = (), joined: bool = False) -> None:
         self.ray = ray
+        self._joined = joined
         self._processes = processes
         have = ray.cluster_resources()
         self.cpus, self.gpus = float(have.get("CPU", 1)), float(have.get("GPU", 0))
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.memory_gb = max((node.get("memory", 0.0) for node in nodes), default=0.0) / 2**30
-        self._reused = ray.remote(max_retries=0)(run_node)
-        self._fresh = ray.remote(max_retries=0, max_calls=1)(run_node)
+        self._reused = ray.remote(max_retries=0)(run_in_worker)
+        self._fresh = ray.remote(max_retries=0, max_calls=1)(run_in_worker)
 
     def submit(self, node: Node, locations: Locations, request: Request, limit: float | None, fresh: bool) -> Any:
         """Hand a stage to a worker, one of its own if `fresh`; return a reference to its outcome."""
-        function = self._fresh if fresh or request.gpus else self._reused
+        function = self._fresh if fresh or (request.gpus and self._joined) else self._reused
         memory = int(request.memory_gb * 2**30) or None
         task = function.options(num_cpus=request.cpus, num_gpus=request.gpus, memory=memory)
         device, threads = "cuda" if request.gpus else "cpu", max(1, int(request.cpus))
@@ -129,6 +133,41 @@ class Cluster:
         return [*missing, *([f"has other versions: {', '.join(other)}; install the same ones"] if other else [])]
 
 
+def run_in_worker(
+    node: Node, locations: Locations, device: str, threads: int, limit: float | None, memory_gb: float
+) -> Outcome:
+    """Run a stage in a worker of Ray, on the GPU that it was given, and leave that as it was found."""
+    if device == "cuda":
+        take_gpu()
+    outcome = run_node(node, locations, device, threads, limit, memory_gb)
+    if device == "cuda":
+        import torch
+
+        gc.collect()
+        with suppress(RuntimeError):  # what the stage has broken, the next one finds
+            torch.cuda.empty_cache()
+    return outcome
+
+
+def take_gpu() -> None:
+    """Make the GPU that Ray has assigned to this task the current one; end a worker whose CUDA is broken."""
+    import ray
+    import torch
+
+    if not torch.cuda.is_available():  # the stage says so
+        return
+    try:
+        torch.cuda.set_device(gpu_index(ray.get_gpu_ids()[0], os.environ.get("CUDA_VISIBLE_DEVICES")))
+        torch.cuda.synchronize()
+    except RuntimeError:  # of a stage before: Ray tries this one again in another worker
+        os._exit(1)
+
+
+def gpu_index(gpu: int | str, visible: str | None) -> int:
+    """Return which of the visible GPUs one is, by what Ray calls it."""
+    return visible.split(",").index(str(gpu)) if visible else int(gpu)
+
+
 def versions() -> dict[str, str]:
     """Return what must be the same on every node, by name: packages, Python, and our own sources."""
     found = provenance.environment()
@@ -158,11 +197,12 @@ def connect(address: str | None) -> Iterator[Cluster]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")  # see `take_gpu`
     import ray
     import ray.exceptions
 
     if ray.is_initialized():
-        yield Cluster(ray)
+        yield Cluster(ray, joined=address is not None)
         return
     if address not in (None, "auto"):
         _must_answer(address)
@@ -180,7 +220,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
             raise EnvironmentUnfitError(f"{problem}: {_first_line(error)}") from error
         # What a thread of Ray's prints when a process of it dies would stand in the middle of `--json`.
         ray._private.worker.print_to_stdstream = lambda *arguments, **options: None
-        yield Cluster(ray, started)
+        yield Cluster(ray, started, address is not None)
     except (KeyboardInterrupt, LostRayError):  # the command leaves at once
         _kill(started)
         raise

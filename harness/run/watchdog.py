@@ -18,6 +18,7 @@ LOG_BYTES = 1 << 20
 TAIL_BYTES = 1 << 16  # what is kept of a longer log
 CUT = b"[too much was printed; this is the end of it]\n"
 OUT_OF_MEMORY = "Out of memory: "  # begins the line that a stage leaves in its log when it ends itself
+KEPT_BYTES = 8 << 30  # at most, by a stage for its speed alone
 _GIB = 2**30
 
 
@@ -84,6 +85,11 @@ def too_much(limit: float, held: int, total: int, available: int) -> str:
             f"it held {held / _GIB:.1f} of the machine's {total / _GIB:.1f} GiB, and {available / _GIB:.1f} were left"
         )
     return ""
+
+
+def spare(memory_gb: float) -> int:
+    """Return the bytes that a stage may hold for its speed alone: a quarter of its limit, or of what is free."""
+    return min(KEPT_BYTES, int(memory_gb * _GIB) // 4 if memory_gb else _memory()[2] // 4)
 
 
 def _memory() -> tuple[int, int, int]:

@@ -18,8 +18,9 @@ from typing import IO, Any
 
 from harness import provenance, stages
 from harness.errors import HarnessError
+from harness.precision import set_precision
 from harness.results.store import LOG, Store, UnusableArtefactError
-from harness.run.watchdog import guarded
+from harness.run.watchdog import guarded, spare
 from harness.stages import Locations, Node, Task
 
 TAIL_LINES = 20
@@ -76,13 +77,14 @@ def run_node(
     with _alone(store.root / "leases" / f"{node.key}.lock"):
         if store.artefact(node.stage, node.key):
             return Outcome("done")
-        task = Task(node, locations, device, threads - 1 if device == "cuda" else 0, work)
+        workers, room = (threads - 1, spare(memory_gb)) if device == "cuda" else (0, 0)
+        task = Task(node, locations, device, workers, work, room)
         shutil.rmtree(task.out, ignore_errors=True)
         task.out.mkdir()
         started = time.monotonic()
         try:
             with guarded(log, memory_gb), _output_to(log):
-                _prepare(device, threads)
+                _prepare(device, threads, getattr(node.config, "precision", "fp32"))
                 task.progress(0, 0)
                 if limit:
                     faulthandler.dump_traceback_later(limit, exit=True, file=2)
@@ -125,7 +127,7 @@ def _without_home(text: str) -> str:
     return text.replace(str(Path.home()), "~")
 
 
-def _prepare(device: str, threads: int) -> None:
+def _prepare(device: str, threads: int, precision: str) -> None:
     """Set what makes a stage's arithmetic repeatable, and start its memory account."""
     import torch
 
@@ -134,6 +136,7 @@ def _prepare(device: str, threads: int) -> None:
             f"Ray sees a GPU that torch {torch.__version__} cannot use: install a CUDA build, or --device cpu"
         )
     torch.set_num_threads(threads if device == "cpu" else 1)
+    set_precision(precision)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):

@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.data.base import Dataset
 from harness.method import Method
+from harness.precision import autocast
 from harness.registry import Registry
 from harness.results.store import Artefact, Store
 from harness.stages.configs import ExternalScoreConfig, ScoreConfig
@@ -163,9 +164,11 @@ class Task:
     device : str
         `cpu` or `cuda`.
     workers : int
-        Processes that may load pictures beside it.
+        Threads that may load images beside it.
     work : Path
         Scratch that outlives a crash.
+    room : int
+        Bytes that it may hold for its speed alone.
     facts : dict
         What the manifest says of the artefact beside where it came from.
     """
@@ -175,6 +178,7 @@ class Task:
     device: str
     workers: int
     work: Path
+    room: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     _reported: float = 0.0
     _start: tuple[float, int] | None = None  # when the first progress was told, and how much was done by then
@@ -224,9 +228,7 @@ class Task:
 
     def autocast(self, precision: str) -> Any:
         """Return the context in which a model runs."""
-        import torch
-
-        return torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16")
+        return autocast(self.device, precision)
 
     def progress(self, done: int, total: int, notes: dict[str, Any] | None = None) -> None:
         """Write how far this is, in images, or in a training's steps; cheap enough for every image."""

@@ -90,6 +90,8 @@ def run(task: Task) -> None:
         torch.tensor(split["labels"], dtype=torch.float32),
         task.pictures,
         task.workers,
+        device=task.device,
+        room=task.room,
     )
     path = task.locations.weights.get(config.weights)
     weights = Weights("file", config.weights, Path(path)) if path else Weights("random")

@@ -32,7 +32,9 @@ def run(task: Task) -> None:
         [shards[number // SHARD].file(f"{image_id}.png") for number, image_id in enumerate(ids)]
         for shards in (task.parents("mask", role=f"pseudo/{rule}") for rule in range(len(refiner.learns_from())))
     ]
-    data = TrainingData(ids, labels, task.pictures, task.workers, masks, config.class_ids)
+    data = TrainingData(
+        ids, labels, task.pictures, task.workers, masks, config.class_ids, device=task.device, room=task.room
+    )
     file = task.locations.weights.get(config.weights)
     weights = Weights("file", config.weights, Path(file)) if file else Weights("random")
     model = _build(refiner, config, weights)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
@@ -19,7 +18,7 @@ from torch.nn import functional
 from harness.contract import exits_refused
 from harness.data.base import IGNORE, open_mask, open_rgb
 from harness.external import find, read_maps
-from harness.loader import squash
+from harness.loader import ahead, squashed
 from harness.method import Method
 from harness.outputs import check_classes, check_range, checked_scores
 from harness.results.store import Artefact
@@ -28,11 +27,12 @@ from harness.stages import SHARD, Task
 from harness.stages.configs import ExternalScoreConfig, ScoreConfig, SelectConfig
 from harness.stages.fit import load_model, model_config
 
+AT_ONCE = "images_at_once"  # the fact of a stage that says how many images went through the model together
 NATIVE = "native"  # the picture's own size
 PATCH = 16  # a native size is rounded to whole ones
 Scored = tuple[str, np.ndarray, np.ndarray | None]  # id, score map, presence
-_PIXELS = 1 << 21  # in a batch
-_AHEAD = 16  # pictures that are decoded before the model wants them
+_PIXELS = {"cpu": 1 << 21, "cuda": 1 << 23}  # in a batch, where memory allows it
+_AHEAD = 32  # images that are decoded before the model wants them
 
 
 def shard_name(shard: int) -> str:
@@ -64,7 +64,7 @@ def run(task: Task) -> None:
 
         def score(chunk: slice) -> Iterator[Scored]:
             torch.manual_seed(derive(model_config(fitted).seed, "score", chunk.start))
-            images = opened(pool, task.pictures[chunk])
+            images = opened(pool, task.pictures[chunk], task.device)
             return score_pictures(task, method, model, ids[chunk], images, labels[chunk])
 
         write_scores(task, len(ids), score)
@@ -115,79 +115,111 @@ def write_scores(task: Task, count: int, score: Callable[[slice], Iterator[Score
         (task.out / place.name).hardlink_to(place)
 
 
-def batch_size(size: int | str) -> int:
-    """Return how many pictures go through a model at once."""
-    return 1 if size == NATIVE else max(1, _PIXELS // int(size) ** 2)
+def batch_size(size: int | str, device: str) -> int:
+    """Return how many images go through a model at once, where memory allows it."""
+    return 1 if size == NATIVE else max(1, _PIXELS[device] // int(size) ** 2)
 
 
 def score_pictures(
-    task: Task, method: Method, model: nn.Module, ids: list[str], pictures: Iterator[np.ndarray], labels: Tensor
+    task: Task, method: Method, model: nn.Module, ids: list[str], images: Iterator[Tensor], labels: Tensor
 ) -> Iterator[Scored]:
-    """Yield the score maps of some pictures, at the size, scales and mirroring of the stage's configuration."""
+    """Yield the score maps of some images, at the size, scales and mirroring of the stage's configuration.
+
+    Those of a batch are read while the device is at the next.
+    """
     config: ScoreConfig | SelectConfig = task.config
     size = config.size
-    at_once = batch_size(size)
+    task.facts.setdefault(AT_ONCE, batch_size(size, task.device))
     dataset = task.dataset() if config.oracle else None
-    for start in range(0, len(ids), at_once):
-        batch_ids = ids[start : start + at_once]
-        images = [next(pictures) for _ in batch_ids]
-        given = labels[start : start + at_once].to(task.device) if config.labels_given else None
+    before: _OnItsWay | None = None
+    start = 0
+    while start < len(ids):
+        batch_ids = ids[start : start + task.facts[AT_ONCE]]
+        batch = [next(images) for _ in batch_ids]
+        given = labels[start : start + len(batch_ids)].to(task.device) if config.labels_given else None
         if dataset is not None:
             truths = [open_mask(dataset.mask_path(i)) for i in batch_ids]
-            given = _one_hot(truths, config.class_ids, _sides(images[0], size, 1.0))
+            given = _one_hot(truths, config.class_ids, _sides(batch[0], size, 1.0))
         with exits_refused(method), torch.set_grad_enabled(method.needs_grad), task.autocast(config.precision):
-            maps, presence = _by_parts(task, method, model, images, given)
+            maps, presence = _by_parts(task, method, model, batch, given)
         check_classes(method, maps, presence, labels.shape[1])
-        for image_id, index in zip(batch_ids, range(len(batch_ids)), strict=True):
-            yield image_id, *_halves(method, maps[index], None if presence is None else presence[index])
+        scored = _OnItsWay(batch_ids, maps, presence)
+        if before:
+            yield from before.arrived(method)
+        before = scored
+        start += len(batch_ids)
+    if before:
+        yield from before.arrived(method)
 
 
-def opened(pool: Executor, paths: list[Path], ahead: int = _AHEAD) -> Iterator[np.ndarray]:
-    """Yield pictures in order, decoded by threads while the model runs, never more than some ahead of it.
+class _OnItsWay:
+    """Score maps and presence of a batch, copied to the host while the device goes on."""
 
-    The threads should last for a stage: each new one leaves some memory that the allocator keeps.
-    """
-    waiting = deque(pool.submit(open_rgb, path) for path in paths[:ahead])
-    for path in paths[ahead:]:
-        yield waiting.popleft().result()
-        waiting.append(pool.submit(open_rgb, path))
-    while waiting:
-        yield waiting.popleft().result()
+    def __init__(self, ids: list[str], maps: Tensor, presence: Tensor | None) -> None:
+        self.ids = ids
+        self.maps = maps.detach().to("cpu", non_blocking=True)
+        self.presence = None if presence is None else presence.detach().to("cpu", non_blocking=True)
+        self.copied = torch.cuda.Event() if maps.is_cuda else None
+        if self.copied:
+            self.copied.record()
+
+    def arrived(self, method: Method) -> Iterator[Scored]:
+        """Yield what is kept of each image, once it is there."""
+        if self.copied:
+            self.copied.synchronize()
+        for index, image_id in enumerate(self.ids):
+            yield image_id, *_halves(method, self.maps[index], None if self.presence is None else self.presence[index])
+
+
+def opened(pool: Executor, paths: list[Path], device: str, count: int = _AHEAD) -> Iterator[Tensor]:
+    """Yield (H, W, 3) uint8 images in order, decoded by threads while the model runs, never more than some ahead."""
+
+    def decode(path: Path) -> Tensor:
+        image = torch.from_numpy(np.array(open_rgb(path)))
+        return image.pin_memory() if device == "cuda" else image
+
+    return ahead(pool, decode, paths, count)
 
 
 def _by_parts(
-    task: Task, method: Method, model: nn.Module, images: list[np.ndarray], given: Tensor | None
+    task: Task, method: Method, model: nn.Module, images: list[Tensor], given: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return what `merged_scores` does, picture by picture where the device has no memory for all at once."""
+    """Return what `merged_scores` does, of so many images at once as the device has memory for.
+
+    Where it has less than was thought, that is halved for the rest of the stage.
+    """
     config: ScoreConfig | SelectConfig = task.config
 
-    def score(part: slice) -> tuple[Tensor, Tensor | None]:
+    def score(start: int) -> tuple[Tensor, Tensor | None]:
+        part = slice(start, start + task.facts[AT_ONCE])
         labels = None if given is None else given[part]
         return merged_scores(method, model, images[part], labels, config.size, config.scales, config.flip, task.device)
 
-    try:
-        return score(slice(None))
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
-            raise
-    warnings.warn(f"out of memory for {len(images)} pictures at once: one by one", stacklevel=2)
-    if task.device == "cuda":
-        torch.cuda.empty_cache()
-    maps, presence = zip(*(score(slice(n, n + 1)) for n in range(len(images))), strict=True)
-    return torch.cat(maps), None if presence[0] is None else torch.cat(presence)
+    while True:
+        at_once = task.facts[AT_ONCE]
+        try:
+            maps, presence = zip(*map(score, range(0, len(images), at_once)), strict=True)
+            return torch.cat(maps), None if presence[0] is None else torch.cat(presence)
+        except torch.OutOfMemoryError:
+            if at_once == 1:
+                raise
+        task.facts[AT_ONCE] = at_once // 2
+        warnings.warn(f"out of memory for {at_once} images at once: {at_once // 2} from now on", stacklevel=2)
+        if task.device == "cuda":
+            torch.cuda.empty_cache()
 
 
 def merged_scores(
     method: Method,
     model: nn.Module,
-    images: Sequence[np.ndarray],
+    images: Sequence[Tensor],
     labels: Tensor | None,
     size: int | str,
     scales: Sequence[float],
     flip: str,
     device: str,
 ) -> tuple[Tensor, Tensor | None]:
-    """Score pictures at every scale and average raw scores at the grid of the first scale.
+    """Score (H, W, 3) uint8 images at every scale and average raw scores at the grid of the first scale.
 
     With `flip` "mean" or "max" a scale's maps are merged so with those of the mirrored pictures.
     """
@@ -201,7 +233,7 @@ def merged_scores(
         return maps.float()
 
     for scale in scales:
-        view = torch.stack([squash(image, _sides(image, size, scale)) for image in images]).to(device)
+        view = squashed(images, [_sides(image, size, scale) for image in images], device)
         maps = score(view, labels)
         if flip != "none":
             truth = labels.flip(-1) if labels is not None and labels.ndim == 4 else labels
@@ -216,7 +248,7 @@ def merged_scores(
     return total / len(scales), torch.stack(presences).mean(0) if presences else None
 
 
-def _sides(image: np.ndarray, size: int | str, scale: float) -> tuple[int, int]:
+def _sides(image: Tensor, size: int | str, scale: float) -> tuple[int, int]:
     """Return height and width at which a picture is scored: its own in whole patches, or a square."""
     if size == NATIVE:
         height, width = (max(1, round(side * scale / PATCH)) * PATCH for side in image.shape[:2])
@@ -233,11 +265,11 @@ def _one_hot(masks: list[np.ndarray], class_ids: list[int], sides: tuple[int, in
 
 def _halves(method: Method, maps: Tensor, presence: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Return an image's score maps and presence on the host, in half precision, after a look at their values."""
-    scores = maps.detach().cpu().numpy()
+    scores = maps.numpy()
     check_range(method, scores, "scores", 1.0 if method.output == "probability" else float("inf"))
     if presence is None:
         return _half(scores), None
-    present = presence.detach().cpu().numpy()
+    present = presence.numpy()
     check_range(method, present, "presence", 1.0)
     return _half(scores), _half(present)
 

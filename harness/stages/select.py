@@ -40,7 +40,7 @@ def run(task: Task) -> None:
         for number, name in enumerate(epochs):
             model.load_state_dict(load_file(fitted.file(name)))
             task.progress(number, len(epochs))
-            pictures = opened(pool, task.pictures)
+            pictures = opened(pool, task.pictures, task.device)
             scores.append(judge(task, score_pictures(task, method, model, ids, pictures, labels)))
             if exhausted(scores, task.config.patience):
                 break

@@ -98,6 +98,7 @@ class VitPCM(Method):
     output = "probability"
     background = True
     predicts_presence = True
+    splittable = True
     Params = VitPCMParams
 
     params: VitPCMParams
@@ -131,7 +132,7 @@ class VitPCM(Method):
     def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
         p = self.params
         grid = p.image_size // model.backbone.stride
-        flips = batch.images.new_tensor([p.flip_lr, p.flip_ud, p.transpose])
+        flips = views.constant((p.flip_lr, p.flip_ud, p.transpose), batch.images.device)
         plain = views.draw_plain(len(batch.images), grid, flips)
         shown = plain.turn(self._recolour(batch.images))
         own = model(shown).float()

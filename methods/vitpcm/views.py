@@ -7,10 +7,17 @@ to a picture and to its grid of patches, so crops start and end on patch borders
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+@cache
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return a tensor of values, made once: a GPU's host waits for every one that is made from numbers."""
+    return torch.tensor(values, device=device)
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,6 @@ class View:
     def _resample(self, maps: Tensor, patch: int) -> Tensor:
         """Crop and resize bilinearly, corner pixels onto corner pixels."""
         side, out = maps.shape[-1], self.out * patch
-        if out == side and bool((self.extent * patch == side).all()):
-            return maps
         steps = torch.linspace(0, 1, out, device=maps.device)
         lines = self.offset[:, :, None] * patch + steps * (self.extent * patch - 1)[:, None, None]  # (B, 2, out)
         return _sample(maps, lines / max(side - 1, 1))
@@ -160,7 +165,7 @@ def jitter(images: Tensor) -> Tensor:
     images = (images - mean) * draw(0.5, 2.0)[:, None] + mean
     hue, saturation, value = _to_hsv(images)
     images = _to_rgb((hue + draw(-0.1, 0.1)) % 1, (saturation * draw(0.5, 1.5)).clamp(0, 1), value)
-    grey = (images * images.new_tensor([0.2989, 0.5870, 0.1140]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    grey = (images * constant((0.2989, 0.5870, 0.1140), device).view(1, 3, 1, 1)).sum(1, keepdim=True)
     return torch.where(draw(0, 1)[:, None] < 0.1, grey, images)
 
 
@@ -177,7 +182,7 @@ def _to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    offsets = hue.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
+    offsets = constant((5.0, 3.0, 1.0), hue.device).view(1, 3, 1, 1)
     turn = (offsets + hue[:, None] * 6) % 6
     ramp = torch.minimum(turn, 4 - turn).clamp(0, 1)
     return value[:, None] - (value * saturation)[:, None] * ramp

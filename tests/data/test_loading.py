@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -14,7 +13,6 @@ from harness.loader import TrainingData
 from harness.stages.score import opened
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores, on purpose
 def test_the_same_pictures_bit_for_bit_with_any_number_of_workers(tmp_path: Path) -> None:
     """Also of pictures that their EXIF tag turns, and that are stored in other modes."""
     rng, paths = np.random.default_rng(0), []
@@ -45,9 +43,9 @@ def test_pictures_are_opened_in_order_and_only_so_many_ahead(tmp_path: Path) -> 
     for path in paths[:-1]:
         draw(path)
     with ThreadPoolExecutor(2) as pool:
-        found = opened(pool, paths, ahead=3)
+        found = opened(pool, paths, "cpu", 3)
         images = [next(found)]
         time.sleep(0.3)
         draw(paths[-1])
         images += found
-    assert [image.tobytes() for image in images] == [open_rgb(path).tobytes() for path in paths]
+    assert [image.numpy().tobytes() for image in images] == [open_rgb(path).tobytes() for path in paths]
