@@ -15,7 +15,7 @@ from harness.data.base import open_rgb
 from harness.data.decoded import DecodedPictures
 from harness.data.index import index_split
 from harness.data.voc import VOC12Animals
-from harness.loader import squash
+from harness.images import squash
 
 SIDES = (224, 384, 960)
 ROUNDS = 3  # of which the best counts

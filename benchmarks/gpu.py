@@ -18,7 +18,8 @@ from benchmarks.training_step import loop_by_hand
 from harness import Batch
 from harness.backbones import Weights
 from harness.data.base import open_rgb
-from harness.loader import TrainingData, squash
+from harness.images import squash
+from harness.loader import TrainingData
 from harness.precision import autocast, set_precision
 from harness.registry import Registry
 from harness.run.plan import Plan

@@ -21,7 +21,7 @@ from harness import Batch, Step
 from harness.backbones import Weights
 from harness.crf import CRFParams, dense_crf
 from harness.data.base import open_rgb, save_mask
-from harness.loader import squash
+from harness.images import squash
 from harness.pseudomask import open_classes, probabilities
 from harness.run.plan import Plan
 from harness.run.worker import run_node

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from benchmarks.cells import forget, method_of, plan, run_stage, store_of, the_stage
 from benchmarks.row import Aim, Row, Setting, rate, seconds
 from harness.data.base import open_rgb
-from harness.loader import squash
+from harness.images import squash
 from harness.registry import Registry
 from harness.stages.fit import load_model
 from harness.stages.score import batch_size

@@ -13,7 +13,8 @@ from benchmarks.row import Aim, Row, Setting, rate, seconds
 from harness import Batch, Step
 from harness.backbones import Weights
 from harness.data.base import open_rgb
-from harness.loader import TrainingData, squash
+from harness.images import squash
+from harness.loader import TrainingData
 from harness.seeds import derive
 from harness.stages import Task
 from harness.stages.fit import build_model

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,37 +13,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from harness.augment import draw
 from harness.data.base import IGNORE, open_mask, open_rgb
+from harness.images import ahead
 from harness.phases import Augment, Batch
 from harness.seeds import derive
 
 _BATCHES_AHEAD = 2  # for each thread
-Item = TypeVar("Item")
 Made = TypeVar("Made")
-
-
-def ahead(pool: Executor | None, make: Callable[[Item], Made], items: Iterable[Item], count: int) -> Iterator[Made]:
-    """Yield what is made of some items, in order, by threads and never more than `count` ahead; None makes it here.
-
-    The threads should last for a stage: each new one leaves some memory that the allocator keeps.
-    """
-    if pool is None:
-        yield from map(make, items)
-        return
-    waiting: deque[Future[Made]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(make, item))
-            if len(waiting) > count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 class Kept:
@@ -193,28 +170,3 @@ class TrainingData:
 
     def _decoded(self, i: int) -> np.ndarray:
         return self._kept.get(i, lambda: open_rgb(self._paths[i]), lambda image: image.nbytes)
-
-
-def squashed(images: Sequence[Tensor], sides: Sequence[tuple[int, int]], device: str) -> Tensor:
-    """Return (B, 3, height, width) floats in [0, 1] on a device, of (H, W, 3) uint8 images and the sides of each.
-
-    A GPU resizes by itself: the same filter as `squash`, rounded once instead of after each of two passes.
-    """
-    if device == "cpu":
-        return torch.stack([squash(image.numpy(), to) for image, to in zip(images, sides, strict=True)])
-    return torch.stack(
-        [resized(image.to(device, non_blocking=True), to) for image, to in zip(images, sides, strict=True)]
-    )
-
-
-def resized(image: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Return what `squash` does, to a level of 255, of an (H, W, 3) uint8 tensor, where that lies."""
-    pixels = image.permute(2, 0, 1)[None].float()
-    pixels = functional.interpolate(pixels, sides, mode="bilinear", align_corners=False, antialias=True)[0]
-    return pixels.round_().clamp_(0, 255).div_(255)
-
-
-def squash(image: np.ndarray, sides: tuple[int, int]) -> Tensor:
-    """Return (3, *sides) float in [0, 1] of an (H, W, 3) uint8 image; bilinear with antialiasing, aspect lost."""
-    resized = Image.fromarray(image).resize(sides[::-1], Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float().div_(255)

@@ -40,10 +40,10 @@ def check_classes(method: Method, maps: Tensor, presence: Tensor | None, classes
         must(columns == classes - 1, method, "score", f"presence of {columns} classes", f"{classes - 1}: no background")
 
 
-def check_range(method: Method, values: np.ndarray, what: str, highest: float = float("inf")) -> None:
-    """See that scores or presence, on the host, are finite, not negative, and not above their highest."""
-    low, high = values.min(initial=0), values.max(initial=0)
-    sound = np.isfinite(values).all() and low >= 0 and high <= highest + TOLERANCE
+def check_range(method: Method, spread: Tensor, what: str, highest: float = float("inf")) -> None:
+    """See that scores or presence, of which these are the lowest and the highest, are finite and in their range."""
+    low, high = spread.tolist()
+    sound = low >= 0 and high <= highest + TOLERANCE and high < float("inf")
     expected = "finite and non-negative ones" if highest == float("inf") else f"finite ones in [0, {highest:g}]"
     must(sound, method, "score", f"{what} from {low:g} to {high:g}", expected)
 

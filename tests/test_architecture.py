@@ -24,9 +24,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "files", "archive", "run.watchdog"},
     {"strict", "source_hash"},
-    {"registry", "torchvision_ops", "provenance", "results.lease", "rules", "phases", "seeds"},
+    {"registry", "torchvision_ops", "provenance", "results.lease", "rules", "phases", "precision", "seeds"},
     {"data", "protocol", "deeplab.recipe"},
-    {"augment", "cell"},
+    {"augment", "cell", "images"},
     {"loader"},
     {"trainable"},
     {"contract"},

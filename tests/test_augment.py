@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 
 from harness.augment import draw
-from harness.loader import TrainingData, squash
+from harness.images import squash
+from harness.loader import TrainingData
 from harness.phases import Augment
 
 

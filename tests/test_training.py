@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness import Batch, Method, Phase, Session, Step, TrainingData, TrainParams
 from harness.errors import HarnessError
-from harness.loader import squash
+from harness.images import squash
 from harness.seeds import derive
 from harness.training import train
 

@@ -22,8 +22,9 @@ from harness.cell import Cell
 from harness.check.watch import Deeds, watched
 from harness.data.base import Dataset, open_rgb
 from harness.data.index import index_split
+from harness.images import squash
 from harness.inputs import Inputs, open_dataset
-from harness.loader import TrainingData, squash
+from harness.loader import TrainingData
 from harness.method import Method
 from harness.phases import Batch, Step
 from harness.registry import Entry, Registry

@@ -15,6 +15,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,7 @@ _REMOVE = "remove it, and the command that made it writes it again from what is 
 _LOG = logging.getLogger(__name__)  # without a handler of its own: warnings are lines on standard error
 MANIFEST = "manifest.json"
 LOG = "log.txt"  # what a stage printed
+PUBLISHING_THREADS = 4
 ENDINGS = {"Timeout (": "timeout", OUT_OF_MEMORY: "oom"}  # what `faulthandler` and `harness.run.watchdog` leave in it
 
 
@@ -218,10 +220,13 @@ class Store:
     def publish(self, stage: str, key: str, draft: Path, about: dict[str, Any]) -> None:
         """Turn a finished folder into an artefact, durably; if another writer was first, drop ours."""
         files = sorted(path for path in draft.rglob("*") if path.is_file())
-        hashes = {str(path.relative_to(draft)): hash_file(path) for path in files}
         for path in files:
             path.chmod(permissions(0o666))
-            _sync(path)
+        with ThreadPoolExecutor(PUBLISHING_THREADS) as pool:  # who hash and sync without Python's lock
+            hashes = dict(
+                zip((str(path.relative_to(draft)) for path in files), pool.map(hash_file, files), strict=True)
+            )
+            list(pool.map(_sync, files))
         size = sum(path.stat().st_size for path in files)
         manifest = {"schema": SCHEMA, "stage": stage, "key": key, **about, "bytes": size, "files": hashes}
         write_atomic(draft / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")

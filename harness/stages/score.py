@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.contract import exits_refused
-from harness.data.base import IGNORE, open_mask, open_rgb
+from harness.data.base import IGNORE, open_mask
 from harness.external import find, read_maps
-from harness.loader import ahead, squashed
+from harness.images import opened, squashed
 from harness.method import Method
 from harness.outputs import check_classes, check_range, checked_scores
 from harness.results.store import Artefact
@@ -31,8 +30,8 @@ AT_ONCE = "images_at_once"  # the fact of a stage that says how many images went
 NATIVE = "native"  # the picture's own size
 PATCH = 16  # a native size is rounded to whole ones
 Scored = tuple[str, np.ndarray, np.ndarray | None]  # id, score map, presence
-_PIXELS = {"cpu": 1 << 21, "cuda": 1 << 23}  # in a batch, where memory allows it
-_AHEAD = 32  # images that are decoded before the model wants them
+_PIXELS = {"cpu": 1 << 21, "cuda": 1 << 24}  # in a batch, where memory allows it
+_EIGHTS = 8  # a GPU's matrix units take sequences so many at a time
 
 
 def shard_name(shard: int) -> str:
@@ -59,15 +58,14 @@ def run(task: Task) -> None:
     ids, labels = split["ids"], torch.tensor(split["labels"], dtype=torch.float32)
     fitted = task.parent("select" if "select" in task.node.parents else "fit")
     model = load_model(task.registry, method, fitted).to(task.device)
+    paths = [path for chunk in unfinished(task, len(ids)) for path in task.pictures[chunk]]
+    images = opened(paths, task.device, task.workers)
 
-    with ThreadPoolExecutor(max(1, task.workers)) as pool:
+    def score(chunk: slice) -> Iterator[Scored]:
+        torch.manual_seed(derive(model_config(fitted).seed, "score", chunk.start))
+        return score_pictures(task, method, model, ids[chunk], images, labels[chunk])
 
-        def score(chunk: slice) -> Iterator[Scored]:
-            torch.manual_seed(derive(model_config(fitted).seed, "score", chunk.start))
-            images = opened(pool, task.pictures[chunk], task.device)
-            return score_pictures(task, method, model, ids[chunk], images, labels[chunk])
-
-        write_scores(task, len(ids), score)
+    write_scores(task, len(ids), score)
     (task.out / "scores.json").write_text(json.dumps({"output": method.output, "background": method.background}))
 
 
@@ -95,29 +93,42 @@ def _copy(task: Task, method: Method) -> None:
     (task.out / "scores.json").write_text(json.dumps({"output": method.output, "background": method.background}))
 
 
+def unfinished(task: Task, count: int) -> list[slice]:
+    """Return which of `count` images are in shards that are not written yet."""
+    chunks = [slice(start, start + SHARD) for start in range(0, count, SHARD)]
+    return [chunk for chunk in chunks if not _place(task, chunk).exists()]
+
+
 def write_scores(task: Task, count: int, score: Callable[[slice], Iterator[Scored]]) -> None:
-    """Write one safetensors file per shard of `count` pictures, each as `score` gives it."""
+    """Write one safetensors file per shard of `count` images, each as `score` gives it."""
+    for chunk in unfinished(task, count):
+        tensors = {}
+        for done, (image_id, maps, presence) in enumerate(score(chunk), chunk.start + 1):
+            tensors[f"map:{image_id}"] = maps
+            if presence is not None:
+                tensors[f"presence:{image_id}"] = presence
+            task.progress(done, count)
+        place = _place(task, chunk)
+        draft = place.with_suffix(".draft")
+        save_file(tensors, draft)
+        draft.rename(place)
+    for place in sorted(_place(task, slice(0, 0)).parent.glob("*.safetensors")):
+        (task.out / place.name).hardlink_to(place)
+
+
+def _place(task: Task, chunk: slice) -> Path:
+    """Return where the shard of a chunk is kept until all are written."""
     kept = task.work / "shards"
     kept.mkdir(exist_ok=True)
-    for start in range(0, count, SHARD):
-        place = kept / shard_name(start // SHARD)
-        if not place.exists():
-            tensors = {}
-            for done, (image_id, maps, presence) in enumerate(score(slice(start, start + SHARD)), start + 1):
-                tensors[f"map:{image_id}"] = maps
-                if presence is not None:
-                    tensors[f"presence:{image_id}"] = presence
-                task.progress(done, count)
-            draft = place.with_suffix(".draft")
-            save_file(tensors, draft)
-            draft.rename(place)
-    for place in sorted(kept.glob("*.safetensors")):
-        (task.out / place.name).hardlink_to(place)
+    return kept / shard_name(chunk.start // SHARD)
 
 
 def batch_size(size: int | str, device: str) -> int:
     """Return how many images go through a model at once, where memory allows it."""
-    return 1 if size == NATIVE else max(1, _PIXELS[device] // int(size) ** 2)
+    if size == NATIVE:
+        return 1
+    fitting = max(1, _PIXELS[device] // int(size) ** 2)
+    return fitting if fitting < _EIGHTS else fitting // _EIGHTS * _EIGHTS
 
 
 def score_pictures(
@@ -153,32 +164,34 @@ def score_pictures(
 
 
 class _OnItsWay:
-    """Score maps and presence of a batch, copied to the host while the device goes on."""
+    """What is kept of the scores of a batch, copied to the host while the device goes on."""
 
     def __init__(self, ids: list[str], maps: Tensor, presence: Tensor | None) -> None:
         self.ids = ids
-        self.maps = maps.detach().to("cpu", non_blocking=True)
-        self.presence = None if presence is None else presence.detach().to("cpu", non_blocking=True)
+        self.maps = _halved(maps)
+        self.presence = None if presence is None else _halved(presence)
         self.copied = torch.cuda.Event() if maps.is_cuda else None
         if self.copied:
             self.copied.record()
 
     def arrived(self, method: Method) -> Iterator[Scored]:
-        """Yield what is kept of each image, once it is there."""
+        """Yield what is kept of each image, once it is there, after a look at the range of the batch."""
         if self.copied:
             self.copied.synchronize()
+        maps, presence = self.maps[0].numpy(), None
+        check_range(method, self.maps[1], "scores", 1.0 if method.output == "probability" else float("inf"))
+        if self.presence:
+            check_range(method, self.presence[1], "presence", 1.0)
+            presence = self.presence[0].numpy()
         for index, image_id in enumerate(self.ids):
-            yield image_id, *_halves(method, self.maps[index], None if self.presence is None else self.presence[index])
+            yield image_id, maps[index], None if presence is None else presence[index]
 
 
-def opened(pool: Executor, paths: list[Path], device: str, count: int = _AHEAD) -> Iterator[Tensor]:
-    """Yield (H, W, 3) uint8 images in order, decoded by threads while the model runs, never more than some ahead."""
-
-    def decode(path: Path) -> Tensor:
-        image = torch.from_numpy(np.array(open_rgb(path)))
-        return image.pin_memory() if device == "cuda" else image
-
-    return ahead(pool, decode, paths, count)
+def _halved(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return values in half precision, and the smallest and the largest of them, on their way to the host."""
+    values = values.detach()
+    half = values.clamp(0, torch.finfo(torch.float16).max).half().contiguous()  # safetensors ignores strides
+    return half.to("cpu", non_blocking=True), torch.stack(values.aminmax()).to("cpu", non_blocking=True)
 
 
 def _by_parts(
@@ -261,18 +274,3 @@ def _one_hot(masks: list[np.ndarray], class_ids: list[int], sides: tuple[int, in
     maps = [torch.from_numpy(np.stack([mask == class_id for class_id in class_ids])).float() for mask in masks]
     resized = [functional.interpolate(m[None], sides, mode="bilinear", align_corners=False) for m in maps]
     return torch.cat(resized)
-
-
-def _halves(method: Method, maps: Tensor, presence: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return an image's score maps and presence on the host, in half precision, after a look at their values."""
-    scores = maps.numpy()
-    check_range(method, scores, "scores", 1.0 if method.output == "probability" else float("inf"))
-    if presence is None:
-        return _half(scores), None
-    present = presence.numpy()
-    check_range(method, present, "presence", 1.0)
-    return _half(scores), _half(present)
-
-
-def _half(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array.clip(0, np.finfo(np.float16).max), np.float16)  # safetensors ignores strides

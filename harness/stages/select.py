@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from harness.data.base import open_mask
+from harness.images import opened
 from harness.metrics import Confusions, confusion, mean_iou
 from harness.pseudomask import open_classes, probabilities
 from harness.stages import Task
 from harness.stages.configs import SelectConfig
 from harness.stages.fit import EPOCH, load_model
-from harness.stages.score import Scored, opened, score_pictures
+from harness.stages.score import Scored, score_pictures
 
 
 def run(task: Task) -> None:
@@ -36,14 +36,13 @@ def run(task: Task) -> None:
     epochs = sorted(path.name for path in fitted.path.glob(EPOCH.format("*")))
     judge = _by_pixels if task.config.rule == "val_pixels" else _by_labels
     scores: list[float] = []
-    with ThreadPoolExecutor(max(1, task.workers)) as pool:
-        for number, name in enumerate(epochs):
-            model.load_state_dict(load_file(fitted.file(name)))
-            task.progress(number, len(epochs))
-            pictures = opened(pool, task.pictures, task.device)
-            scores.append(judge(task, score_pictures(task, method, model, ids, pictures, labels)))
-            if exhausted(scores, task.config.patience):
-                break
+    for number, name in enumerate(epochs):
+        model.load_state_dict(load_file(fitted.file(name)))
+        task.progress(number, len(epochs))
+        images = opened(task.pictures, task.device, task.workers)
+        scores.append(judge(task, score_pictures(task, method, model, ids, images, labels)))
+        if exhausted(scores, task.config.patience):
+            break
     best = int(np.argmax(scores)) if scores else 0
     shutil.copyfile(fitted.file(epochs[best] if epochs else "model.safetensors"), task.out / "model.safetensors")
     for name in ("curves.json", "parameters.json"):

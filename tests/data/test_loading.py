@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from harness.data.base import open_rgb
+from harness.images import opened, resized_together, squash
 from harness.loader import TrainingData
-from harness.stages.score import opened
 
 
 def test_the_same_pictures_bit_for_bit_with_any_number_of_workers(tmp_path: Path) -> None:
@@ -42,10 +42,42 @@ def test_pictures_are_opened_in_order_and_only_so_many_ahead(tmp_path: Path) -> 
 
     for path in paths[:-1]:
         draw(path)
-    with ThreadPoolExecutor(2) as pool:
-        found = opened(pool, paths, "cpu", 3)
-        images = [next(found)]
-        time.sleep(0.3)
-        draw(paths[-1])
-        images += found
+    found = opened(paths, "cpu", count=3)
+    images = [next(found)]
+    time.sleep(0.3)
+    draw(paths[-1])
+    images += found
     assert [image.numpy().tobytes() for image in images] == [open_rgb(path).tobytes() for path in paths]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_image_that_cannot_be_read_fails_where_it_is_wanted(tmp_path: Path, device: str) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    Image.new("RGB", (9, 8), "red").save(good)
+    bad.write_bytes(b"no image")
+    images = opened([good, bad, good], device, workers=2)
+    assert next(images).shape == (8, 9, 3)
+    with pytest.raises(OSError, match="bad.png"):
+        next(images)
+
+
+def test_processes_beside_a_gpu_give_the_same_images_in_order(tmp_path: Path) -> None:
+    rng, paths = np.random.default_rng(0), [tmp_path / f"{number}.png" for number in range(9)]
+    for number, path in enumerate(paths):
+        Image.fromarray(rng.integers(0, 255, (8 + number, 9, 3), np.uint8)).save(path)
+    for alone, beside in zip(opened(paths, "cpu"), opened(paths, "cuda", workers=2), strict=True):
+        assert torch.equal(alone, beside)
+
+
+@pytest.mark.parametrize("side", [64, 384])
+def test_a_gpu_resizes_as_a_cpu_does_to_a_level(side: int) -> None:
+    """The arithmetic of the one on tensors of the other; smaller, larger, and in a batch of several sizes."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8))
+    wide = torch.from_numpy(np.array(coarse.resize((200, 150), Image.Resampling.BICUBIC)))
+    images = [wide, wide.transpose(0, 1).contiguous(), wide.flip(1)]
+    there = resized_together(images, [(side, side)] * 3, "cpu")
+    here = torch.stack([squash(image.numpy(), (side, side)) for image in images])
+    difference = (there - here).abs() * 255
+    assert difference.max() < 1.01
+    assert difference.mean() < 0.3
