@@ -17,7 +17,7 @@ _RECORDED = {
     "1a3b29e3893581b1": "a30b62590926bed8",  # external
     "1dc955cf9b04f904": "ef0acb349eba1cdc",  # pamr
     "5898e74749b8a511": "431d1be711bd7e3a",  # sanity
-    "44b76259f04da90e": "98408a5f030d43ea",  # vitpcm
+    "87ed9ec34c4077e1": "98408a5f030d43ea",  # vitpcm
 }
 _CONTRACT = ("harness.method", "harness.data.base")
 _BEGINNINGS = (tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)  # what a statement comes after

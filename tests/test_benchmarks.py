@@ -65,4 +65,4 @@ def test_sides_take_turns_and_a_first_turn_does_not_count() -> None:
 def test_every_module_of_the_folder_is_in_the_run() -> None:
     folder = Path(str(import_module("benchmarks").__file__)).parent
     named = {path.stem for path in folder.glob("*.py") if "def rows(" in path.read_text("utf-8")}
-    assert named == set(MODULES)
+    assert named == {*MODULES, *ON_GPU}

@@ -245,7 +245,7 @@ def test_failures_are_records_and_the_rest_goes_on(execute: Execute) -> None:
     assert found["raises"] == ("failed", "RuntimeError: no luck")
     assert found["exits"][0] == "failed"
     assert found["exits"][1].startswith("method 'exits' ended its process in fit, 3 times: os._exit or a crash")
-    negative = "method 'negative': `score` gave scores from -0.8 to 0, expected finite ones in [0, 1]"
+    negative = "method 'negative': `score` gave scores from -0.8 to -0.8, expected finite ones in [0, 1]"
     assert found["negative"] == ("failed", negative)
     assert found["memory"] == ("oom", "OutOfMemoryError: CUDA out of memory")
     raised = notes.records["raises"]
@@ -319,12 +319,13 @@ def test_a_stage_that_hangs_is_killed_at_its_limit_and_the_rest_goes_on(execute:
     assert not list((store.root / "leases").glob("*.json"))
 
 
-def test_without_memory_for_a_batch_pictures_are_scored_one_by_one(execute: Execute) -> None:
+def test_without_memory_for_a_batch_it_is_halved_down_to_one_image(execute: Execute) -> None:
     notes, _, _ = execute("large")
     record = notes.records["large"]
     assert record.get("reason", "") == ""
-    logs = [line for stage in record["stages"] if stage["stage"] == "score" for line in stage["log"]]
-    assert any("out of memory for 4 pictures at once: one by one" in line for line in logs)
+    scored = [stage for stage in record["stages"] if stage["stage"] == "score"]
+    assert [stage["images_at_once"] for stage in scored] == [1, 1]
+    assert any("out of memory for 2 images at once: 1 from now on" in line for line in scored[0]["log"])
 
 
 def test_the_first_failure_ends_the_run_where_that_is_asked_for(execute: Execute) -> None:

@@ -116,7 +116,8 @@ def _base(planned: PlannedCell, status: str) -> dict[str, Any]:
 
 
 def _stage(artefact: Artefact) -> dict[str, Any]:
-    kept = ("stage", "key", "seconds", "memory_mb", "device", "threads", "bytes")
+    kept = ("stage", "key", "seconds", "memory_mb", "device", "threads", "bytes", "images_at_once")
     log = artefact.path / LOG
     printed = log.read_text("utf-8", "replace").splitlines()[-LOG_LINES:] if log.exists() else []
-    return {name: artefact.manifest[name] for name in kept} | {"log": [line[:200] for line in printed]}
+    found = {name: artefact.manifest[name] for name in kept if name in artefact.manifest}
+    return found | {"log": [line[:200] for line in printed]}
