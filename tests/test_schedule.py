@@ -325,7 +325,7 @@ def test_without_memory_for_a_batch_it_is_halved_down_to_one_image(execute: Exec
     assert record.get("reason", "") == ""
     scored = [stage for stage in record["stages"] if stage["stage"] == "score"]
     assert [stage["images_at_once"] for stage in scored] == [1, 1]
-    assert any("out of memory for 2 images at once: 1 from now on" in line for line in scored[0]["log"])
+    assert any("out of memory for 3 images at once: 1 from now on" in line for line in scored[0]["log"])
 
 
 def test_the_first_failure_ends_the_run_where_that_is_asked_for(execute: Execute) -> None:
