@@ -24,13 +24,14 @@ from harness.precision import autocast, set_precision
 from harness.registry import Registry
 from harness.run.plan import Plan
 from harness.seeds import derive
-from harness.stages import Task
+from harness.stages import Node, Task
 from harness.stages.fit import build_model, load_model
 from harness.stages.score import batch_size
 from harness.training import Session
 
 FORWARDS = 4.7  # a step of ViT-PCM with L_ET: three forwards, two of them with a backward through 5 of 12 blocks
 PRECISION = "bf16"
+FOLDER = "gpu"  # of all plans, so that images are looked at once
 
 
 def rows(at: Setting) -> list[Row]:
@@ -48,7 +49,7 @@ def _score(at: Setting, method: str, size: int, images: int, aim: Aim) -> Row:
     backbone = at.pick("vit_s16", "timm:test_vit")
     settings = {f"{method}.epochs": 0, f"{method}.inference_size": size, f"{method}.image_size": at.pick(384, 160)}
     settings["protocol.precision"] = PRECISION
-    planned = plan(at, f"score-{method}", methods=method, backbones=backbone, limit=images, set=settings)
+    planned = plan(at, FOLDER, methods=method, backbones=backbone, limit=images, set=settings)
     node = the_stage(planned, "score", "val")
     run_stage(planned, node, at)
     fitted = store_of(planned).need("fit", node.parents["fit"])
@@ -101,7 +102,7 @@ def _score(at: Setting, method: str, size: int, images: int, aim: Aim) -> Row:
         aim=aim,
         agree=agree,
         facts=facts,
-        repeats=3,
+        repeats=2,
         opponents=("timm", "torch"),
     )
 
@@ -119,7 +120,7 @@ def _training(at: Setting) -> list[Row]:
     if at.tiny:
         settings["unfreeze_blocks"] = 1
     named = {f"vitpcm.{name}": value for name, value in settings.items()} | {"protocol.precision": PRECISION}
-    planned = plan(at, "gpu-fit", methods="vitpcm", backbones=backbone, limit=images, set=named)
+    planned = plan(at, FOLDER, methods="vitpcm", backbones=backbone, limit=images, set=named)
     node, method = the_stage(planned, "fit"), method_of(planned)
     split = run_stage(planned, planned.nodes[node.parents["labels"]], at).json("labels.json")
     labels = torch.tensor(split["labels"], dtype=torch.float32)
@@ -186,25 +187,31 @@ def _training(at: Setting) -> list[Row]:
     ]
 
 
-def _small(at: Setting, name: str, seeds: range, images: int, epochs: int) -> Plan:
+def _small(at: Setting, seeds: range, images: int, epochs: int) -> Plan:
     backbone = at.pick("vit_s16", "timm:test_vit")
     settings = {"cam.epochs": epochs, "cam.image_size": at.pick(384, 160), "protocol.precision": PRECISION}
-    return plan(at, name, methods="cam", backbones=backbone, limit=images, seeds=seeds, set=settings)
+    return plan(at, FOLDER, methods="cam", backbones=backbone, limit=images, seeds=seeds, set=settings)
+
+
+def _own(planned: Plan) -> list[Node]:
+    """Return the stages that read no ground truth, which takes long and is the same in all rows."""
+    return [node for node in planned.nodes.values() if node.stage != "labels"]
 
 
 def _warm(at: Setting) -> Row:
     """Return the row: cells of next to no work, whose stages follow each other on workers that run already."""
     cells = at.pick(3, 1)
-    planned = _small(at, "gpu-warm", range(cells), 8, 0)
+    planned = _small(at, range(cells), 8, 0)
+    own = _own(planned)
     stages = sum(len(nodes_of(planned, stage)) for stage in ("fit", "score"))
     start_ray(at)
 
     def scheduled() -> Any:
-        forget(planned, *planned.nodes.values())
+        forget(planned, *own)
         return seconds(lambda: schedule(planned, at))[0] / stages, None
 
     def looped() -> Any:
-        forget(planned, *planned.nodes.values())
+        forget(planned, *own)
         started = time.perf_counter()
         for node in planned.nodes.values():
             if not store_of(planned).artefact(node.stage, node.key):
@@ -228,12 +235,12 @@ def _warm(at: Setting) -> Row:
 def _six(at: Setting) -> Row:
     """Return the row: six trainings that share a GPU, against one after the other."""
     count = at.pick(6, 1)
-    planned = _small(at, "gpu-six", range(count), at.pick(512, 8), at.pick(2, 0))
+    planned = _small(at, range(count), at.pick(512, 8), at.pick(2, 0))
     start_ray(at)
-    cpus = max(1.0, at.threads // count)
+    cpus, own = max(1.0, at.threads // count), _own(planned)
 
     def run(resources: dict[str, float]) -> Any:
-        forget(planned, *planned.nodes.values())
+        forget(planned, *own)
         return seconds(lambda: schedule(planned, at, resources))[0], None
 
     shared = {"fit.gpus": 1 / count, "score.gpus": 1 / count, "fit.cpus": cpus, "score.cpus": cpus}
@@ -247,5 +254,6 @@ def _six(at: Setting) -> Row:
         aim=Aim("<=", 0.7),
         agree=lambda made: "–",
         repeats=1,
+        warm=False,
         opponents=("ray",),
     )

@@ -366,7 +366,7 @@ def test_resources_of_the_command_win_over_those_of_the_method() -> None:
     ("given", "problem"),
     [
         ("fit.gpu=1", "unknown resource 'fit.gpu': did you mean 'fit.gpus'?"),
-        ("fit.gpus=1.5", "fit.gpus 1.5: expected a fraction of one, or whole ones"),
+        ("fit.gpus=1.5", "fit.gpus 1.5: a stage runs on one GPU, expected 0 to 1; cells share out the others"),
         ("fit.gpus", "expected STAGE.QUANTITY=NUMBER, as fit.gpus=0.5"),
     ],
 )

@@ -24,8 +24,8 @@ def known(resources: Mapping[str, float]) -> dict[str, float]:
     for name, amount in resources.items():
         if name not in names:
             raise UserError(f"unknown resource '{name}': {closest(name, names)}")
-        if amount < 0 or (name.endswith("gpus") and amount > 1 and amount % 1):
-            raise UserError(f"{name} {amount:g}: expected a fraction of one, or whole ones")
+        if amount < 0 or (name.endswith("gpus") and amount > 1):
+            raise UserError(f"{name} {amount:g}: a stage runs on one GPU, expected 0 to 1; cells share out the others")
     return dict(resources)
 
 
