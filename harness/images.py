@@ -13,12 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
 
 from harness.data.base import open_rgb
 
-AHEAD = 16  # images that a CPU has decoded before it wants them
-_PREFETCHED = 4  # by each process beside a GPU
+AHEAD = 32  # images that are decoded before the model wants them
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -45,44 +43,16 @@ def ahead(pool: Executor | None, make: Callable[[Item], Made], items: Iterable[I
 
 
 def opened(paths: Sequence[Path], device: str, workers: int = 0, count: int = AHEAD) -> Iterator[Tensor]:
-    """Yield (H, W, 3) uint8 images in order, decoded while the model runs, never more than some ahead of it.
+    """Yield (H, W, 3) uint8 images in order, decoded by threads while the model runs, never more than some ahead."""
 
-    Beside a CPU by a thread; beside a GPU by processes, as threads would keep Python from launching its kernels.
-    """
-    if device == "cpu" or not workers:
-        with ThreadPoolExecutor(1) as pool:
-            yield from map(torch.from_numpy, ahead(pool, _decoded, paths, count))
-        return
-    loader: DataLoader[Tensor | Exception] = DataLoader(
-        _Files(paths),
-        batch_size=None,
-        num_workers=min(workers, len(paths)),
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=_PREFETCHED,
-        generator=torch.Generator(),  # the global one belongs to the method
-    )
-    for image in loader:
-        if isinstance(image, Exception):
-            raise image
-        yield image
+    def decode(path: Path) -> Tensor:
+        image = open_rgb(path)
+        kept = torch.empty(image.shape, dtype=torch.uint8, pin_memory=device == "cuda")  # a GPU copies it by itself
+        kept.numpy()[:] = image
+        return kept
 
-
-def _decoded(path: Path) -> np.ndarray:
-    return np.array(open_rgb(path))  # a copy that may be written to, as torch wants it
-
-
-class _Files(Dataset["Tensor | Exception"]):
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor | Exception:
-        try:
-            return torch.from_numpy(_decoded(self.paths[index]))
-        except Exception as error:  # raised where it is wanted, as it was
-            return error
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        yield from ahead(pool, decode, paths, count)
 
 
 def squash(image: np.ndarray, sides: tuple[int, int]) -> Tensor:

@@ -16,6 +16,7 @@ from harness.errors import EnvironmentUnfitError, HarnessError, UserError
 from harness.inputs import Inputs
 from harness.registry import Registry
 from harness.results.store import Store
+from harness.run.cluster import gpu_index
 from harness.run.plan import Plan, plan_cells
 from harness.run.resources import Request, parse_resources, request
 from harness.run.schedule import Options, Scheduler
@@ -468,3 +469,8 @@ def test_stages_are_shared_and_nothing_starts_twice(execute: Execute) -> None:
 def test_a_gpu_that_is_not_there_is_an_error_not_a_cpu(execute: Execute) -> None:
     with pytest.raises(EnvironmentUnfitError, match="Ray sees no GPU"):
         execute("sanity-background", plugins=False, device="cuda")
+
+
+def test_a_gpu_is_found_by_what_ray_calls_it() -> None:
+    assert gpu_index(1, None) == 1
+    assert gpu_index("3", "0,3,2") == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from harness import Batch, Method, Phase, Session, Step, TrainingData, TrainParams
+from harness import Augment, Batch, Method, Phase, Session, Step, TrainingData, TrainParams, training
 from harness.errors import HarnessError
 from harness.images import squash
 from harness.seeds import derive
@@ -186,3 +187,49 @@ def test_batches_that_fill_no_step_are_left_out(data: TrainingData, tmp_path: Pa
     train(method, model, data, session(tmp_path))
     assert len(seen) == 3
     assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+class Mean(Linear):
+    """Without randomness, so that its loss is a mean over images and nothing else."""
+
+    name = "mean"
+
+    def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+        assert isinstance(model, nn.ModuleDict)
+        return {"fit": (model["head"](batch.images.mean((2, 3))) - batch.labels).square().mean()}
+
+
+def test_one_large_step_is_the_sum_of_its_parts(data: TrainingData, tmp_path: Path) -> None:
+    """The same gradients, losses and learning rate."""
+    method = Mean(TrainParams(image_size=16, batch_size=2))
+    model = method.build(None, 5)
+    phase = Phase(1, [{"params": list(model.parameters()), "lr": 0.1}], "SGD", schedule=lambda done: 1 - done)
+    optimizer = training._start(phase, model, "cpu")
+    (batch,) = itertools.islice(data.batches(16, 8, 0), 1)
+    place = training._Place(phase, 0, 0, Step(0, 1, 0, 4), 4)
+    found = []
+    for split in (True, False):
+        run = session(tmp_path)
+        run.split = split
+        optimizer.zero_grad()
+        losses = training._Advance(method, model, optimizer, place, 4, run)(batch, 0)
+        found.append((
+            torch.stack([loss["fit"] for loss in losses]).mean(), *(p.grad for p in model["head"].parameters()),
+            torch.tensor(optimizer.param_groups[0]["lr"]),
+        ))  # fmt: skip
+        assert len(losses) == (4 if split else 1)
+    for by_parts, at_once in zip(*found, strict=True):
+        torch.testing.assert_close(by_parts, at_once)
+
+
+@pytest.mark.parametrize("augment", [Augment(16), Augment(8, "scale", (0.5, 1.5), flip=0.5)])
+@pytest.mark.parametrize("room", [0, 1500, 1 << 20])
+def test_what_is_kept_changes_no_batch(data: TrainingData, augment: Augment, room: int) -> None:
+    kept = TrainingData(data.ids, data.labels, data._paths, workers=2, room=room)
+    for epoch in range(3):
+        for ours, theirs in zip(kept.batches(augment, 4, epoch), data.batches(augment, 4, epoch), strict=True):
+            assert ours.ids == theirs.ids
+            assert torch.equal(ours.images, theirs.images)
+            assert torch.equal(ours.valid, theirs.valid)
+    assert 0 <= kept._kept.room <= room
+    assert (kept._kept.room < room) == (room > 0)

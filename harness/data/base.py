@@ -196,7 +196,8 @@ def open_rgb(path: Path | IO[bytes]) -> np.ndarray:
     if isinstance(path, Path) and path.suffix == DECODED:
         return np.asarray(np.load(path, mmap_mode="r"))
     with Image.open(path) as stored:
-        image: Image.Image = ImageOps.exif_transpose(stored)
+        ImageOps.exif_transpose(stored, in_place=True)
+        image: Image.Image = stored
         if image.mode.startswith("I;16"):
             return np.repeat(np.rint(np.asarray(image)[..., None] / 257).astype(np.uint8), 3, 2)
         if image.mode in ("I", "F"):

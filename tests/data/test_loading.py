@@ -50,23 +50,14 @@ def test_pictures_are_opened_in_order_and_only_so_many_ahead(tmp_path: Path) -> 
     assert [image.numpy().tobytes() for image in images] == [open_rgb(path).tobytes() for path in paths]
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_an_image_that_cannot_be_read_fails_where_it_is_wanted(tmp_path: Path, device: str) -> None:
+def test_an_image_that_cannot_be_read_fails_where_it_is_wanted(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     Image.new("RGB", (9, 8), "red").save(good)
     bad.write_bytes(b"no image")
-    images = opened([good, bad, good], device, workers=2)
+    images = opened([good, bad, good], "cpu", workers=2)
     assert next(images).shape == (8, 9, 3)
-    with pytest.raises(OSError, match="bad.png"):
+    with pytest.raises(OSError, match=r"bad\.png"):
         next(images)
-
-
-def test_processes_beside_a_gpu_give_the_same_images_in_order(tmp_path: Path) -> None:
-    rng, paths = np.random.default_rng(0), [tmp_path / f"{number}.png" for number in range(9)]
-    for number, path in enumerate(paths):
-        Image.fromarray(rng.integers(0, 255, (8 + number, 9, 3), np.uint8)).save(path)
-    for alone, beside in zip(opened(paths, "cpu"), opened(paths, "cuda", workers=2), strict=True):
-        assert torch.equal(alone, beside)
 
 
 @pytest.mark.parametrize("side", [64, 384])
