@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import sys
 import tokenize
 from pathlib import Path
@@ -52,15 +53,31 @@ def versioned_file(module: str) -> Path:
 def plugin_version(plugin: type) -> str:
     """Return the version of a method or refiner: of its source, and of those of the plugins that its class builds on.
 
-    A version that a class pins stands for all that it builds on.
+    Built-in ones may import each other's modules, which count as theirs. A version that a class pins stands for all that
+    it builds on.
     """
     found: dict[str, None] = {}
     for item in plugin_line(plugin):
         if pinned := vars(item).get("version"):
             found[str(pinned)] = None
             break
-        found[source_hash(versioned_file(item.__module__))] = None
+        found |= dict.fromkeys(source_hash(file) for file in _sources(versioned_file(item.__module__)))
     return next(iter(found)) if len(found) == 1 else digest(list(found))[:16]
+
+
+def _sources(file: Path) -> list[Path]:
+    """Return the file of a plugin, and those of the built-in ones whose modules it imports, or they do."""
+    found, todo = [file], [file]
+    while todo:
+        source = todo.pop()
+        texts = package_files(source.parent) if source.name == "__init__.py" else [source]
+        for text in (text for text in texts if text.suffix == ".py"):
+            for module in re.findall(r"^from (wsss_methods\.\w+)", text.read_text("utf-8"), re.MULTILINE):
+                other = versioned_file(module)
+                if other not in found:
+                    found.append(other)
+                    todo.append(other)
+    return found
 
 
 def package_files(folder: Path) -> list[Path]:
