@@ -113,3 +113,7 @@ def test_a_round_clusters_with_the_model_before_and_starts_anew(two_kinds: Train
         assert all(torch.equal(state[name], value) for name, value in begin.items() if "extra" not in name)
         with torch.no_grad():
             model.classifier.weight.add_(1)
+
+
+def test_the_background_is_the_authors_on_a_cnn_alone() -> None:
+    assert [SCCAM(SCCAMParams()).background_rule(family) for family in ("cnn", "vit")] == ["fixed:0.15", ""]
