@@ -1,79 +1,84 @@
-"""OC-CSE (Kweon et al., ICCV 2021): what a map erases, an ordinary classifier must no longer see."""
+"""OC-CSE (Kweon et al., ICCV 2021): an ordinary classifier judges what is left when one class is erased by its map."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from wsss_methods.field import FieldMethod, FieldParams, classification, mean_padded
 
-from harness import Batch, Phase, Step
+from harness import Augment, Batch, Method, Phase, Step, TrainParams
 
 
-class OCCSEParams(FieldParams):
-    """Settings of OC-CSE; the defaults are those of the authors' code, KAIST-vilab/OC-CSE.
+class OCCSEParams(TrainParams):
+    """Settings of OC-CSE; the defaults are those of the authors' code, KAIST-vilab/OC-CSE, but for `mask_norm`.
 
     Attributes
     ----------
-    mask_norm : {"batch", "image"}
-        By what a map is divided before it erases: the largest value of the whole batch, as the authors do, or of its
-        image.
-    weight, weight_growth : float
-        Of the loss on erased images in the first epoch, and what each further epoch adds.
+    image_size : int
+        Side of the crop; the long side of an image is drawn from two thirds to seven sixths of it: 256 to 448.
+    lr : float
+        Of the backbone and of the new classifier alike.
+    first_weight, last_weight : float
+        Of the loss on erased images in the first and in the last epoch; it grows by the same step each epoch.
+    weight_decay : float
+        The momentum too: the authors' optimiser takes one for the other.
+    mask_norm : {"image", "batch"}
+        Whose maximum a map is divided by. The authors' code takes that of the whole batch, so that an image whose map
+        is half as strong as another's is only half erased.
     """
 
-    image_size: int = Field(384, ge=32)
-    shortest: int = Field(256, ge=16)
-    longest: int = Field(448, ge=16)
-    jitter: float = Field(0.3, ge=0, le=1)
-    batch_size: int = Field(8, ge=1)
     epochs: int = Field(15, ge=0)
+    batch_size: int = Field(8, ge=1)
     lr: float = Field(0.01, gt=0)
-    head_lr_factor: float = Field(1.0, gt=0)
+    first_weight: float = Field(0.3, ge=0)
+    last_weight: float = Field(1.0, ge=0)
     weight_decay: float = Field(5e-4, ge=0)
-    mask_norm: Literal["batch", "image"] = "batch"
-    weight: float = Field(0.3, ge=0)
-    weight_growth: float = Field(0.05, ge=0)
+    mask_norm: Literal["image", "batch"] = "image"
 
 
-class OCCSE(FieldMethod):
-    """Maps are trained so that a frozen classifier no longer sees the class that they erase, and still sees the others.
+class OCCSE(Method):
+    """A CAM that learns from a frozen one: an image without one of its classes must look so to an ordinary classifier.
 
-    In each step one present class of each image is drawn, and the image is multiplied by 1 minus its map. CAM's trained
-    model is the classifier; a fresh one makes the maps, and the gradient reaches it through the mask.
+    Of each image one present class t is drawn, and its map, positive and divided by its maximum, fades the image to
+    the mean colour. The frozen classifier should then see every class of the image but t; the gradient flows through
+    it into the map.
     """
 
     name = "occse"
     cite = "kweon2021occse"
     parent = "cam"
     predicts_presence = True
-    check_settings: ClassVar[Mapping[str, Any]] = {"batch_size": 4}
     Params = OCCSEParams
 
     params: OCCSEParams
 
     def build_from(self, parent: Any, backbone: Any, num_classes: int) -> nn.Module:
-        backbone.freeze_norms()
-        return OCCSENet(backbone, parent, num_classes - 1)
+        return OCCSENet(backbone, num_classes - 1, parent)
 
     def phases(self, model: Any) -> list[Phase]:
-        return [self.sgd(self.params.epochs, model.backbone.parameters(), model.classifier.parameters())]
+        p = self.params
+        group = {"params": [*model.backbone.parameters(), *model.classifier.parameters()], "lr": p.lr}
+        options = {"momentum": p.weight_decay, "weight_decay": p.weight_decay}
+        sides = (2 / 3 * p.image_size, 7 / 6 * p.image_size)
+        augment = Augment(p.image_size, "long_side", sides, flip=0.5, jitter=(0.3, 0.3, 0.3, 0.1))
+        return [Phase(p.epochs, [group], "SGD", options, lambda done: (1 - done) ** 0.9, augment)]
 
     def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
-        p, images, present = self.params, mean_padded(batch, model.backbone), batch.labels[:, 1:]
-        maps = model(images)
-        known = present.sum(1) > 0
-        target = torch.multinomial(present + ~known[:, None], 1)[:, 0]  # of an image without a class, any, and unused
-        erased = erase(images, maps[torch.arange(len(images)), target], model.backbone.mean, p.mask_norm)
-        left = present - functional.one_hot(target, present.shape[1]) * known[:, None]
-        weight = p.weight + p.weight_growth * step.epoch
+        p, present = self.params, batch.labels[:, 1:]
+        maps = model(batch.images)
+        target = one_of(present)
+        mask = erasing_mask((maps * target[:, :, None, None]).sum(1), batch.images.shape[-2:], p.mask_norm)
+        mean = model.backbone.mean
+        left = model.ordinary(mean + (batch.images - mean) * (1 - mask)).mean((2, 3))
+        weight = p.first_weight + (p.last_weight - p.first_weight) * step.epoch / max(1, step.epochs - 1)
+        entropy = functional.binary_cross_entropy_with_logits
         return {
-            "cls": classification(maps, present),
-            "erased": weight * classification(model.ordinary(erased), left),
+            "bce": entropy(maps.mean((2, 3)).float(), present),
+            "erased": weight * entropy(left.float(), present - target),
         }
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -82,40 +87,32 @@ class OCCSE(FieldMethod):
 
 
 class OCCSENet(nn.Module):
-    """A classifier over positions, and CAM's trained model, which stays as it is."""
+    """A backbone with a 1x1 classifier without bias, and the ordinary classifier, always in evaluation mode."""
 
-    def __init__(self, backbone: Any, ordinary: nn.Module, classes: int) -> None:
+    def __init__(self, backbone: Any, classes: int, ordinary: nn.Module) -> None:
         super().__init__()
         self.backbone, self.ordinary = backbone, ordinary
         self.classifier = nn.Conv2d(backbone.dim, classes, 1, bias=False)
         nn.init.xavier_uniform_(self.classifier.weight)
 
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.backbone(images))
+
     def train(self, mode: bool = True) -> OCCSENet:
-        """Set training mode; the ordinary classifier stays in evaluation."""
+        """Set training mode, but for the ordinary classifier."""
         super().train(mode)
         self.ordinary.eval()
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return (B, K, h, w) maps of (B, 3, H, W) images."""
-        return self.classifier(self.backbone(images))
+
+def one_of(present: Tensor) -> Tensor:
+    """Return (B, K) one-hot choices, each uniform among the classes of an image; zeros for an image without any."""
+    chosen = (torch.rand_like(present) * present).argmax(1)
+    return functional.one_hot(chosen, present.shape[1]) * present
 
 
-def erase(images: Tensor, maps: Tensor, colour: Tensor, norm: str) -> Tensor:
-    """Return images that fade to a colour where their map is strong; the gradient flows through the maps.
-
-    Parameters
-    ----------
-    images : Tensor
-        (B, 3, H, W).
-    maps : Tensor
-        (B, h, w) logits.
-    colour : Tensor
-        (1, 3, 1, 1).
-    norm : {"batch", "image"}
-    """
-    masks = functional.interpolate(
-        maps[:, None].float(), images.shape[-2:], mode="bilinear", align_corners=False
-    ).relu()
-    largest = masks.amax() if norm == "batch" else masks.amax((1, 2, 3), keepdim=True)
-    return colour + (images - colour) * (1 - masks / (largest + 1e-5))
+def erasing_mask(maps: Tensor, sides: Sequence[int], norm: Literal["image", "batch"]) -> Tensor:
+    """Return (B, 1, *sides) shares of each pixel to erase, of (B, h, w) maps: resized first, then made positive."""
+    positive = functional.interpolate(maps[:, None], list(sides), mode="bilinear", align_corners=False).relu()
+    highest = positive.amax((1, 2, 3), keepdim=True) if norm == "image" else positive.max()
+    return positive / (highest + 1e-5)

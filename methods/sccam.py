@@ -1,169 +1,185 @@
-"""SC-CAM (Chang et al., CVPR 2020): a classifier that must tell clusters of each class apart sees more of it."""
+"""SC-CAM (Chang et al., CVPR 2020): a CAM that must also tell sub-classes, found by clustering features; in rounds."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from wsss_methods.field import FieldMethod, FieldParams, classification, mean_padded, poly
-from wsss_methods.kmeans import kmeans
+from torch.nn import functional
 
-from harness import Batch, Phase, Step
+from harness import Augment, Batch, Method, Phase, Step, TrainingData, TrainParams
+from harness.kmeans import lloyd, spread_start
 
 
-class SCCAMParams(FieldParams):
+class SCCAMParams(TrainParams):
     """Settings of SC-CAM; the defaults are those of the authors' code, Juliachang/SC-CAM.
 
     Attributes
     ----------
-    rounds : int
-        Trainings, each of which learns the clusters that the one before makes.
+    image_size : int
+        Side of the crop; the long side of an image is drawn from 8/7 to 16/7 of it: 256 to 512.
     epochs : int
-        Of each round.
-    share : float
-        How much of its fall the learning rate has done when a round ends: the authors take epoch 30, 40 and 50 of 61.
-    clusters : int
-        Of each class.
+        Over which the learning rate of a round falls to 0; no round gets so far.
+    shares : tuple of float
+        How much of these a round takes, for each round: 31, 41 and 51 epochs of 61.
+    head_lr_factor : float
+        The classifiers learn this much faster than the backbone.
+    weight_decay : float
+        The momentum too: the authors' optimiser takes one for the other.
+    sub_classes : int
+        Of each class; fewer for a class with fewer images.
     weight : float
-        Of the loss over clusters.
+        Of the loss of the sub-classes.
+    dropout : float
+        Share of the channels that the classifiers do not see in training.
+    clustered_at : float
+        Side to which an image is squashed to be clustered, as a multiple of the crop's.
     """
 
-    image_size: int = Field(224, ge=32)
-    shortest: int = Field(256, ge=16)
-    longest: int = Field(512, ge=16)
-    jitter: float = Field(0.3, ge=0, le=1)
+    image_size: int = Field(224, ge=16)
+    epochs: int = Field(61, ge=0)
     batch_size: int = Field(16, ge=1)
-    rounds: int = Field(3, ge=1)
-    epochs: int = Field(41, ge=0)
-    share: float = Field(0.67, gt=0, le=1)
     lr: float = Field(0.01, gt=0)
+    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((0.508, 0.672, 0.836), min_length=1)
+    head_lr_factor: float = Field(10.0, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
-    clusters: int = Field(10, ge=1)
+    sub_classes: int = Field(10, ge=1)
     weight: float = Field(5.0, ge=0)
     dropout: float = Field(0.5, ge=0, lt=1)
+    clustered_at: float = Field(2.0, gt=0)
 
 
-class SCCAM(FieldMethod):
-    """In each round images of a class are clustered by their features, and a second classifier learns the clusters.
+class SCCAM(Method):
+    """CAM with a second classifier for the sub-classes of each class: what K-means parts among its images.
 
-    The first round's features are those of CAM's trained model. Every round starts from the backbone's first weights.
-    An image of two classes has a cluster of each. Maps are those of the classes, not of the clusters.
+    Before each round the images of a class are clustered by the mean feature of the model so far, first of CAM's; then
+    the training begins anew from the backbone's start weights. The maps are those of the classes.
     """
 
     name = "sccam"
     cite = "chang2020sccam"
     parent = "cam"
     predicts_presence = True
-    check_settings: ClassVar[Mapping[str, Any]] = {"rounds": 2, "clusters": 2, "batch_size": 4}
     Params = SCCAMParams
 
     params: SCCAMParams
 
     def background_rule(self, family: str) -> str:
-        return "fixed:0.15"
+        return "fixed:0.15" if family == "cnn" else ""
 
     def build_from(self, parent: Any, backbone: Any, num_classes: int) -> nn.Module:
-        backbone.freeze_norms()
-        return SCCAMNet(backbone, parent.backbone, num_classes - 1, self.params.clusters, self.params.dropout)
+        model = SCCAMNet(backbone, num_classes - 1, self.params.sub_classes)
+        model.backbone.load_state_dict(parent.backbone.state_dict())
+        return model
 
     def phases(self, model: Any) -> list[Phase]:
         p = self.params
-        once = self.sgd(p.epochs, model.backbone.parameters(), model.heads.parameters())
-        return [replace(once, schedule=lambda done: poly(p.share * done)) for _ in range(p.rounds)]
+        heads = [*model.classifier.parameters(), *model.sub_classifier.parameters()]
+        options = {"momentum": p.weight_decay, "weight_decay": p.weight_decay}
+        sides = (8 / 7 * p.image_size, 16 / 7 * p.image_size)
+        augment = Augment(p.image_size, "long_side", sides, flip=0.5, jitter=(0.3, 0.3, 0.3, 0.1))
 
-    def start_phase(self, model: Any, data: Any, phase: int) -> None:
+        def round_of(length: int) -> Phase:
+            groups = [
+                {"params": list(model.backbone.parameters()), "lr": p.lr},
+                {"params": heads, "lr": p.lr * p.head_lr_factor},
+            ]
+            falling = partial(_falling, length / max(1, p.epochs))
+            return Phase(length, groups, "SGD", options, falling, augment)
+
+        return [round_of(round(share * p.epochs)) for share in p.shares]
+
+    def start_phase(self, model: Any, data: TrainingData, phase: int) -> None:
+        side, device = round(self.params.clustered_at * self.params.image_size), model.classifier.weight.device
         model.eval()
-        seen = model.before if phase == 0 else model.backbone
-        device = next(model.parameters()).device
         with torch.no_grad():
-            size = self.params.image_size
-            pooled = [seen(batch.images.to(device)).mean((2, 3)).float().cpu() for batch in data.in_order(size, 16)]
-        found = sub_labels(torch.cat(pooled), data.labels[:, 1:], self.params.clusters)
-        model.remember(data.ids, found.to(device))
-        model.reset()
+            means = [
+                model.backbone(batch.images.to(device)).mean((2, 3)).double().cpu()
+                for batch in data.in_order(side, self.params.batch_size)
+            ]
+        found = clustered(torch.cat(means), data.labels[:, 1:].cpu(), self.params.sub_classes)
+        model.load_state_dict(model.start)
+        model.sub_labels.shown = {name: row.nonzero()[:, 0].tolist() for name, row in zip(data.ids, found, strict=True)}
 
     def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
-        maps, parts = model(mean_padded(batch, model.backbone))
-        found = model.recalled(batch.ids)
-        cls, sub = classification(maps, batch.labels[:, 1:]), classification(parts, found)
-        return {"cls": cls, "sub": self.params.weight * sub}
+        means = functional.dropout(model.backbone(batch.images).mean((2, 3)), self.params.dropout)[:, :, None, None]
+        logits, sub_logits = model.classifier(means).flatten(1), model.sub_classifier(means).flatten(1)
+        sub_labels = model.sub_labels(batch.ids, sub_logits.shape[1]).to(batch.labels)
+        entropy = functional.binary_cross_entropy_with_logits
+        return {
+            "classes": entropy(logits.float(), batch.labels[:, 1:]),
+            "sub_classes": self.params.weight * entropy(sub_logits.float(), sub_labels),
+        }
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        maps, _ = model(images)
+        maps = model.classifier(model.backbone(images))
         return maps.relu(), maps.mean((2, 3)).sigmoid()
 
 
 class SCCAMNet(nn.Module):
-    """Two classifiers over positions, of classes and of their clusters; and the clusters of each training image."""
+    """A backbone, two 1x1 classifiers without bias, the sub-labels, and the state in which each round starts."""
 
-    keys: Tensor
-    found: Tensor
-
-    def __init__(self, backbone: Any, before: nn.Module, classes: int, clusters: int, dropout: float) -> None:
+    def __init__(self, backbone: Any, classes: int, sub_classes: int) -> None:
         super().__init__()
-        self.backbone, self.before = backbone, before
-        self.dropout = nn.Dropout2d(dropout)
-        widths = classes, classes * clusters
-        self.heads = nn.ModuleList(nn.Conv2d(backbone.dim, width, 1, bias=False) for width in widths)
-        for head in self.heads:
-            nn.init.xavier_uniform_(head.weight)  # type: ignore[arg-type]
-        self._first = copy.deepcopy({"backbone": backbone.state_dict(), "heads": self.heads.state_dict()})
-        self.register_buffer("keys", torch.zeros(0, dtype=torch.int64))
-        self.register_buffer("found", torch.zeros(0, classes * clusters))
-        self.register_load_state_dict_pre_hook(_as_many_images)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (B, K, h, w) maps of classes, and (B, K * clusters, h, w) of clusters, of (B, 3, H, W) images."""
-        features = self.dropout(self.backbone(images))
-        return self.heads[0](features), self.heads[1](features)
-
-    def reset(self) -> None:
-        """Start again from the first weights."""
-        self.backbone.load_state_dict(self._first["backbone"])
-        self.heads.load_state_dict(self._first["heads"])
-
-    def remember(self, ids: Sequence[str], found: Tensor) -> None:
-        """Keep (N, K * clusters) labels of images."""
-        keys = torch.tensor([_key(image_id) for image_id in ids], device=found.device)
-        self.keys, order = keys.sort()
-        self.found = found[order]
-
-    def recalled(self, ids: Sequence[str]) -> Tensor:
-        """Return the labels of some images."""
-        keys = torch.tensor([_key(image_id) for image_id in ids], device=self.keys.device)
-        return self.found[torch.searchsorted(self.keys, keys)]
+        self.backbone = backbone
+        self.classifier = nn.Conv2d(backbone.dim, classes, 1, bias=False)
+        self.sub_classifier = nn.Conv2d(backbone.dim, classes * sub_classes, 1, bias=False)
+        for classifier in (self.classifier, self.sub_classifier):
+            nn.init.xavier_uniform_(classifier.weight)
+        self.sub_labels = SubLabels()
+        self.start = {name: value.clone() for name, value in self.state_dict().items()}
 
 
-def _as_many_images(net: SCCAMNet, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Make room for the labels of as many images as a checkpoint has."""
-    for name in ("keys", "found"):
-        setattr(net, name, torch.zeros_like(state[prefix + name], device=getattr(net, name).device))
+class SubLabels(nn.Module):
+    """Which sub-classes each image shows, by its id; a part of the model's state, as text in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: dict[str, list[int]] = {}
+
+    def forward(self, ids: Sequence[str], count: int) -> Tensor:
+        """Return (B, count) multi-hot sub-labels; zeros for an image that was not clustered."""
+        rows = torch.zeros(len(ids), count)
+        for row, name in zip(rows, ids, strict=True):
+            row[self.shown.get(name, [])] = 1
+        return rows
+
+    def get_extra_state(self) -> Tensor:
+        """Return the text."""
+        return torch.tensor(list(json.dumps(self.shown).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Read the text."""
+        self.shown = json.loads(bytes(state.tolist()))
 
 
-def _key(image_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:7], "big")
-
-
-def sub_labels(features: Tensor, present: Tensor, clusters: int) -> Tensor:
-    """Return (N, K * clusters) labels: of each class that an image shows, its cluster among the images that show it.
+def clustered(features: Tensor, present: Tensor, sub_classes: int) -> Tensor:
+    """Return (N, K * sub_classes) multi-hot sub-labels of images, those of the first class first.
 
     Parameters
     ----------
     features : Tensor
-        (N, D).
+        (N, D) on a CPU.
     present : Tensor
-        (N, K).
-    clusters : int
+        (N, K) image labels.
+    sub_classes : int
+        Clusters of each class, or as many as it has images.
     """
-    found = torch.zeros(len(features), present.shape[1], clusters)
+    found = torch.zeros(*present.shape, sub_classes)
     for number in range(present.shape[1]):
-        chosen = present[:, number].nonzero()[:, 0]
-        if len(chosen):
-            found[chosen, number, kmeans(features[chosen], clusters)[0]] = 1
+        rows = present[:, number].nonzero()[:, 0]
+        if len(rows):
+            own = features[rows]
+            _, nearest = lloyd(own, spread_start(own, min(sub_classes, len(rows))))
+            found[rows, number, nearest] = 1
     return found.flatten(1)
+
+
+def _falling(share: float, done: float) -> float:
+    """Return the factor on the learning rate of a round that takes a share of the epochs."""
+    return float((1 - share * done) ** 0.9)

@@ -20,7 +20,7 @@ _TRAINING = ["training.py", "loader.py", "augment.py"]
 _BACKBONE = ["backbones.py", "features.py"]
 SOURCES = {
     "labels": ["stages/labels.py", "data/index.py", "data/voc.py", "data/base.py"],
-    "fit": ["stages/fit.py", *_TRAINING, *_BACKBONE, "data/base.py"],
+    "fit": ["stages/fit.py", *_TRAINING, *_BACKBONE, "kmeans.py", "data/base.py"],
     "select": ["stages/select.py", "stages/score.py", "pseudomask.py", "metrics.py", "data/base.py"],
     "score": ["stages/score.py", "stages/fit.py", "loader.py", *_BACKBONE, "external.py", "data/base.py"],
     "curve": ["stages/curve.py", "pseudomask.py", "metrics.py", "data/base.py"],
