@@ -53,19 +53,19 @@ def versioned_file(module: str) -> Path:
 def plugin_version(plugin: type) -> str:
     """Return the version of a method or refiner: of its source, and of those of the plugins that its class builds on.
 
-    Built-in ones may import each other's modules, which count as theirs. A version that a class pins stands for all that
-    it builds on.
+    Built-in ones may import each other's modules, which count as theirs. A version that a class pins stands for all
+    that it builds on.
     """
     found: dict[str, None] = {}
     for item in plugin_line(plugin):
         if pinned := vars(item).get("version"):
             found[str(pinned)] = None
             break
-        found |= dict.fromkeys(source_hash(file) for file in _sources(versioned_file(item.__module__)))
+        found |= dict.fromkeys(source_hash(file) for file in built_on(versioned_file(item.__module__)))
     return next(iter(found)) if len(found) == 1 else digest(list(found))[:16]
 
 
-def _sources(file: Path) -> list[Path]:
+def built_on(file: Path) -> list[Path]:
     """Return the file of a plugin, and those of the built-in ones whose modules it imports, or they do."""
     found, todo = [file], [file]
     while todo:

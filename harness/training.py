@@ -149,7 +149,7 @@ def _start(phase: Phase, model: nn.Module, device: str) -> torch.optim.Optimizer
         for parameter in group["params"]:
             parameter.requires_grad_(True)
     fused = {"fused": True} if device == "cuda" and phase.optimizer in _FUSED else {}
-    optimizer = getattr(torch.optim, phase.optimizer)(phase.groups, **fused | phase.options)
+    optimizer = getattr(torch.optim, phase.optimizer)([dict(group) for group in phase.groups], **fused | phase.options)
     for group in optimizer.param_groups:
         group["base_lr"] = group["lr"]
     return optimizer

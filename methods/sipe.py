@@ -68,8 +68,6 @@ class SIPE(FieldMethod):
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         maps, _, hierarchy = model(images)
         found = seeds(with_background(over_max(maps.float())), hierarchy.float(), self.params.background_factor)
-        if labels is not None:
-            found = found * labels[:, :, None, None]
         return by_prototypes(hierarchy.float(), found), maps.mean((2, 3)).sigmoid()
 
 
@@ -87,7 +85,7 @@ class SIPENet(nn.Module):
         self.sides = nn.ModuleList(nn.Conv2d(backbone.dims[level], width, 1, bias=False) for level, width in widths)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (B, K, h, w) maps, the (B, dim, h, w) features that they are read from, and (B, 768, h, w) of all levels.
+        """Return (B, K, h, w) maps, the (B, dim, h, w) features below them, and (B, 768, h, w) of all levels.
 
         The gradient of the last reaches the convolutions at the side alone.
         """

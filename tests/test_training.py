@@ -233,3 +233,17 @@ def test_what_is_kept_changes_no_batch(data: TrainingData, augment: Augment, roo
             assert torch.equal(ours.valid, theirs.valid)
     assert 0 <= kept._kept.room <= room
     assert (kept._kept.room < room) == (room > 0)
+
+
+def test_phases_that_share_their_groups_do_not_hand_on_a_learning_rate(data: TrainingData, tmp_path: Path) -> None:
+    class Shared(Linear):
+        name = "shared"
+
+        def phases(self, model: nn.Module) -> list[Phase]:
+            groups = [{"params": list(model.parameters()), "lr": 0.1}]
+            return [Phase(1, groups, schedule=lambda done: 0.01), Phase(1, groups)]
+
+    method = Shared(TrainParams(image_size=16, batch_size=4))
+    run = session(tmp_path)
+    train(method, method.build(None, 5), data, run)
+    assert [epoch["lr"] for epoch in run.curves] == pytest.approx([0.001, 0.1])

@@ -14,7 +14,7 @@ from harness.errors import closest
 from harness.method import Params, RefinerParams
 from harness.registry import NAME
 from harness.run.resources import known
-from harness.source_hash import package_files, plugin_line, versioned_file
+from harness.source_hash import built_on, package_files, plugin_line, versioned_file
 from harness.strict import canonical
 
 _ALL = ("method", "refiner", "dataset")
@@ -132,7 +132,7 @@ def versioned(case: Case) -> None:
         must(isinstance(version, str) and version.strip(), f"`version` is {version!r}, not a text")
         return
     covered = []
-    for source in {versioned_file(item.__module__) for item in plugin_line(case.plugin)}:
+    for source in {file for item in plugin_line(case.plugin) for file in built_on(versioned_file(item.__module__))}:
         covered += package_files(source.parent) if source.name == "__init__.py" else [source]
     for name in {name for path in covered if path.suffix == ".py" for name in _imported(path)}:
         file = getattr(sys.modules.get(name), "__file__", None)
