@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.errors import EnvironmentUnfitError, UserError, closest
+from harness.errors import MissingWeightsError, UserError, closest
 from harness.features import Backbone
 from harness.files import hash_file
 from harness.registry import Registry
@@ -75,7 +75,7 @@ def resolve_weights(choice: str, identifier: str) -> Weights:
     ------
     UserError
         If the file is missing.
-    EnvironmentUnfitError
+    MissingWeightsError
         If the hub cannot be reached, with the file to fetch and where to put it.
     """
     if choice in ("random", "none"):
@@ -199,21 +199,25 @@ def _unpickling_error() -> type[Exception]:
 
 
 def _from_hub(identifier: str) -> Path:
-    """Return the local copy of timm's weights, fetching them if need be."""
+    """Return the local copy of timm's weights, fetched if need be: from the hub, or from where timm has them."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from timm.models._hub import download_cached_file
 
     cfg = _timm().get_pretrained_cfg(identifier)
-    if cfg is None or not cfg.hf_hub_id:
-        raise UserError(f"timm has no hub weights for '{identifier}': --weights random or a file")
-    repo = cfg.hf_hub_id if "/" in cfg.hf_hub_id and "." in cfg.hf_hub_id else f"timm/{identifier}"
+    if cfg is None or not (cfg.hf_hub_id or cfg.url):
+        raise UserError(f"timm has no weights for '{identifier}': --weights random or a file")
+    repo = cfg.hf_hub_id if "/" in (cfg.hf_hub_id or "") and "." in cfg.hf_hub_id else f"timm/{identifier}"
     name = cfg.hf_hub_filename or "model.safetensors"
     huggingface_hub.utils.logging.set_verbosity_error()  # its retries, line by line
     try:
+        if not cfg.hf_hub_id:
+            return Path(download_cached_file(cfg.url, check_hash=True))
         return Path(huggingface_hub.hf_hub_download(repo, name))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        raise EnvironmentUnfitError(
-            f"the model hub cannot be reached ({type(error).__name__}): fetch {name} of the hub's repository {repo} "
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError) as error:
+        file = f"{name} of the hub's repository {repo}" if cfg.hf_hub_id else cfg.url
+        raise MissingWeightsError(
+            f"the model hub cannot be reached ({type(error).__name__}): fetch {file} "
             f"on another machine and give it with --weights FILE; or start from --weights random"
         ) from None
 

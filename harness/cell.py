@@ -89,3 +89,17 @@ class Cell:
     resources: Mapping[str, float] = field(default_factory=dict)
     verify_weights: str = ""
     broken: str = ""
+
+
+def weights_of(choice: str, backbone: str) -> tuple[str, str]:
+    """Return the start weights of a backbone, or why it has none: of `hub`, or of `vit_s16=FILE,resnet50v2=hub`.
+
+    A choice that names no backbone holds for all that are not named.
+    """
+    if "=" not in choice or Path(choice).exists():
+        return choice, ""
+    named = dict(part.rpartition("=")[::2] for part in choice.split(","))
+    found = named.get(backbone, named.get(""))
+    if found:
+        return found, ""
+    return "none", f"--weights names none for {backbone}: add {backbone}=FILE, {backbone}=hub or {backbone}=random"

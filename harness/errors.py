@@ -29,6 +29,10 @@ class EnvironmentUnfitError(HarnessError):
     exit_code = 3
 
 
+class MissingWeightsError(EnvironmentUnfitError):
+    """Weights that cannot be had here; other cells need not wait for them."""
+
+
 class LostRayError(EnvironmentUnfitError):
     """Ray's own processes have died under a run."""
 

@@ -11,7 +11,7 @@ from harness.data.base import IGNORE, Dataset
 from harness.data.index import SplitIndex, index_split
 from harness.data.toy import cache_folder
 from harness.deeplab.recipe import TIMM
-from harness.errors import UserError
+from harness.errors import MissingWeightsError, UserError
 from harness.method import Method, Refiner
 from harness.registry import Registry
 
@@ -44,6 +44,7 @@ class Inputs:
         self._datasets: dict[str, Dataset] = {}
         self._splits: dict[tuple[Any, ...], SplitIndex] = {}
         self._weights: dict[tuple[str, str], Any] = {}
+        self._missing: dict[tuple[str, str], MissingWeightsError] = {}
         self._folders: dict[str, str] = {}
         self._remarks: dict[str, None] = {}
 
@@ -156,8 +157,14 @@ class Inputs:
         if not user.families:
             return "", Weights("none")
         key = (timm_id(backbone, self.registry), choice)
+        if error := self._missing.get(key):
+            raise error
         if key not in self._weights:
-            self._weights[key] = resolve_weights(choice, key[0])
+            try:
+                self._weights[key] = resolve_weights(choice, key[0])
+            except MissingWeightsError as error:
+                self._missing[key] = error  # the network is asked once
+                raise
         return key[0], self._weights[key]
 
 

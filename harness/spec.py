@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field
 
-from harness.cell import Cell, RunSpec
+from harness.cell import Cell, RunSpec, weights_of
 from harness.data.base import Dataset
 from harness.deeplab.recipe import Recipe, load_recipe
 from harness.errors import HarnessError, UserError, closest
@@ -177,7 +177,7 @@ def _cell(
         params["folder"] = folder.name  # the content is in the keys; where it lies is nobody's business
     origins |= {key: "--set" for key in grid.set if _tells(key, protocol)}
     checkpoint = grid.checkpoint if grid.checkpoint and method_class.families else ""
-    weights = grid.weights or ("random" if checkpoint else dataset_class.weights)
+    weights, without = weights_of(grid.weights or ("random" if checkpoint else dataset_class.weights), backbone)
     if not grid.weights and not checkpoint:
         origins["weights"] = f"dataset {dataset}"
     if not method_class.families:
@@ -199,7 +199,9 @@ def _cell(
     verify_weights = grid.verify_weights or "" if spec.verifier else ""
     skip = broken = ""
     try:
-        skip = _why_not(method_class(method_class.Params(**params)), spec, registry)
+        skip = _why_not(method_class(method_class.Params(**params)), spec, registry) or without * bool(
+            method_class.families
+        )
     except HarnessError:
         raise
     except Exception as error:  # a plugin's own

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.cell import weights_of
 from harness.errors import UserError
 from harness.registry import Registry
 from harness.spec import Grid, expand, experiment, parse_assignments
@@ -84,3 +85,18 @@ def test_assignments_are_read_as_yaml() -> None:
 @pytest.mark.parametrize("name", REGISTRY.names("experiment"))
 def test_every_experiment_expands(name: str) -> None:
     assert expand(experiment(REGISTRY, name).grids, REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("hub", "hub"), ("a.pt", "a.pt"), ("resnet50=hub,vit_s16=x/y.pt", "x/y.pt"), ("resnet50=hub,random", "random")],
+)
+def test_weights_of_a_backbone(choice: str, expected: str) -> None:
+    assert weights_of(choice, "vit_s16") == (expected, "")
+
+
+def test_a_cell_whose_backbone_has_no_weights_is_skipped_and_the_others_are_not() -> None:
+    wanted = Grid(methods="cam", backbones=("timm:test_vit", "timm:test_resnet"), weights="timm:test_vit=random")
+    vit, resnet = expand([wanted], REGISTRY)
+    assert (vit.weights, vit.skip) == ("random", "")
+    assert resnet.skip.startswith("--weights names none for timm:test_resnet")

@@ -17,7 +17,9 @@ def command(
     backbones: Annotated[str | None, Option(help="Backbones: vit_s16, resnet50, timm:<id>.")] = None,
     dataset: Annotated[str | None, Option(help="Datasets: toy, toy-hard, voc12, coco14, folder.")] = None,
     root: Root = None,
-    weights: Annotated[str | None, Option(help="Start weights: random, hub, or a file.")] = None,
+    weights: Annotated[
+        str | None, Option(help="Start weights: random, hub, a file; or NAME=CHOICE,… of backbones.")
+    ] = None,
     checkpoint: Annotated[str | None, Option(help="A trained model, model.safetensors, instead of training.")] = None,
     protocol: Annotated[str | None, Option(help="Protocols: strict, vitpcm, irn, seam.")] = None,
     refine: Annotated[str | None, Option(help="Refiners: none, crf:vitpcm, pamr; several with commas.")] = None,

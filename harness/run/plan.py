@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.cell import Cell, RunSpec
 from harness.data.decoded import DecodedPictures, decoded_folder
+from harness.errors import MissingWeightsError
 from harness.inputs import Inputs
 from harness.results.store import Store
 from harness.run.about import about
@@ -111,10 +112,18 @@ def plan_cells(cells: Iterable[Cell], inputs: Inputs) -> Plan:
     ------
     UserError
         For whatever would make a cell fail for sure: a missing folder, a broken image, weights that do not exist.
+    MissingWeightsError
+        If no cell's weights can be fetched; where only some lack them, those are skipped.
     """
-    plan = Plan()
+    plan, missing = Plan(), []
     for cell in cells:
-        plan.cells.append(_plan_cell(plan, cell, inputs))
+        try:
+            plan.cells.append(_plan_cell(plan, cell, inputs))
+        except MissingWeightsError as error:
+            missing.append(error)
+            plan.cells.append(_plan_cell(plan, replace(cell, skip=str(error)), inputs))
+    if missing and not any(planned.nodes for planned in plan.cells):
+        raise missing[0]
     store = str(inputs.store.absolute())
     plan.locations = Locations(store, inputs.roots(), inputs.weight_files(), inputs.registry.plugins)
     plan.notes = inputs.notes()
