@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
+from wsss_methods.field import FieldMethod, FieldParams, classification, mean_padded, poly
 
-from harness import Batch, Method, Phase, Step, TrainParams
+from harness import Batch, Phase, Step
+
+IRN = {"image_size": 512, "batch_size": 16, "lr": 0.1}  # jiwoon-ahn/irn; the rest are defaults here
 
 
-class CAMParams(TrainParams):
+class CAMParams(FieldParams):
     """Settings of CAM.
 
     Attributes
     ----------
-    head_lr_factor : float
-        The classifier learns this much faster than the backbone.
-    weight_decay : float
+    recipe : {"plain", "irn"}
+        `plain` is ours: AdamW, images squashed and mirrored. `irn` is the field's, of a CNN: SGD, crops of images whose
+        long side is drawn, frozen norms.
+    detached : int
+        The first stages or blocks that are not trained, in the recipe `irn`; the authors leave the stem and two stages.
     """
 
+    recipe: Literal["plain", "irn"] = "plain"
     epochs: int = Field(5, ge=0)
-    head_lr_factor: float = Field(10.0, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
+    detached: int = Field(3, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_recipe(cls, values: Any) -> Any:
+        return IRN | values if values.get("recipe") == "irn" else values
 
 
-class CAM(Method):
+class CAM(FieldMethod):
     """Multi-label classification by global average pooling; the class weights are read at every position."""
 
     name = "cam"
@@ -41,20 +50,26 @@ class CAM(Method):
         return "fixed:0.15" if family == "cnn" else ""  # IRN's, whose recipe most CAMs of a CNN follow
 
     def build(self, backbone: Any, num_classes: int) -> nn.Module:
+        if self.params.recipe == "irn":
+            backbone.freeze_norms()
         return CAMNet(backbone, num_classes - 1)
 
     def phases(self, model: Any) -> list[Phase]:
         p = self.params
+        if p.recipe == "irn":
+            return [self.sgd(p.epochs, model.backbone.parameters_from(p.detached), model.classifier.parameters())]
         groups = [
             {"params": list(model.backbone.parameters()), "lr": p.lr},
             {"params": list(model.classifier.parameters()), "lr": p.lr * p.head_lr_factor},
         ]
-        return [Phase(p.epochs, groups, "AdamW", {"weight_decay": p.weight_decay}, lambda done: (1 - done) ** 0.9)]
+        return [Phase(p.epochs, groups, "AdamW", {"weight_decay": p.weight_decay}, poly)]
 
     def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
-        flip = torch.rand(len(batch.images), 1, 1, 1, device=batch.images.device) < 0.5
-        logits = model(torch.where(flip, batch.images.flip(3), batch.images)).mean((2, 3))
-        return {"bce": functional.binary_cross_entropy_with_logits(logits.float(), batch.labels[:, 1:])}
+        images = mean_padded(batch, model.backbone)
+        if self.params.recipe == "plain":
+            flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            images = torch.where(flip, images.flip(3), images)
+        return {"bce": classification(model(images), batch.labels[:, 1:])}
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         maps = model(images)

@@ -6,6 +6,7 @@ from torch.nn import functional
 from wsss_methods.cam import CAM, CAMNet, CAMParams
 from wsss_methods.sanity import LabelPrior, Oracle, OracleParams, Random, RandomParams
 
+from harness.backbones import Weights, build_backbone
 from tests.methods.test_vitpcm import Patches
 
 
@@ -60,3 +61,22 @@ def test_random_is_a_distribution_at_its_stride() -> None:
     maps = method.score(method.build(None, 3), torch.zeros(2, 3, 32, 16), None)
     assert maps.shape == (2, 3, 4, 2)
     assert torch.allclose(maps.sum(1), torch.ones(2, 4, 2))
+
+
+def test_the_recipe_of_irn() -> None:
+    method = CAM(CAMParams.model_validate({"recipe": "irn"}))
+    p = method.params
+    assert (p.image_size, p.shortest, p.longest, p.batch_size, p.epochs) == (512, 320, 640, 16, 5)
+    model = method.build(build_backbone("test_resnet", Weights("random")), 4)
+    (phase,) = method.phases(model)
+    assert [group["lr"] for group in phase.groups] == [0.1, 1.0]
+    assert (phase.optimizer, phase.options) == ("SGD", {"momentum": 1e-4, "weight_decay": 1e-4})
+    trained = {id(parameter) for parameter in phase.groups[0]["params"]}
+    stage = {name: id(parameter) in trained for name, parameter in model.backbone.net.named_parameters()}
+    assert {name.partition(".")[0]: True for name, there in stage.items() if there} == {"layer3": True, "layer4": True}
+    model.train()
+    assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_a_setting_wins_over_the_recipe() -> None:
+    assert CAMParams.model_validate({"recipe": "irn", "lr": 0.01}).lr == 0.01
