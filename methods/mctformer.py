@@ -1,9 +1,9 @@
-"""MCTformer, first version (Xu et al., CVPR 2022): one class token per class, read by what it attends to."""
+"""MCTformer (Xu et al., CVPR 2022): one class token per class, read by what it attends to."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -16,10 +16,12 @@ START, END = 1e-6, 1e-5  # learning rates at the beginning of the warm-up, and o
 
 
 class MCTformerParams(TrainParams):
-    """Settings of MCTformer; the defaults are those of the authors' code, xulianuwa/MCTformer, of its first version.
+    """Settings of MCTformer; the defaults are those of the authors' code, xulianuwa/MCTformer.
 
     Attributes
     ----------
+    version : {1, 2}
+        The second also classifies patches, and a map is what a token attends to times what its patches say.
     warmup_epochs : int
     weight_decay : float
         Not of class tokens, biases and norms.
@@ -28,6 +30,7 @@ class MCTformerParams(TrainParams):
         Last blocks whose attention from class tokens to patches makes the maps.
     """
 
+    version: Literal[1, 2] = 1
     image_size: int = Field(224, ge=16)
     epochs: int = Field(60, ge=0)
     batch_size: int = Field(64, ge=1)
@@ -60,6 +63,8 @@ class MCTformer(Method):
         model = nn.Module()
         model.backbone = backbone
         model.tokens = nn.Parameter(backbone.class_token.repeat(1, num_classes - 1, 1))
+        if self.params.version == 2:
+            model.patches = nn.Conv2d(backbone.dim, num_classes - 1, 3, padding=1)
         return model
 
     def phases(self, model: Any) -> list[Phase]:
@@ -84,19 +89,29 @@ class MCTformer(Method):
 
     def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
         features = model.backbone.features(batch.images, levels=(-1,), class_tokens=model.tokens)
-        logits = features.level_tokens[0].mean(-1).float()
-        return {"bce": functional.binary_cross_entropy_with_logits(logits, batch.labels[:, 1:])}
+        present, logits = batch.labels[:, 1:], features.level_tokens[0].mean(-1).float()
+        losses = {"bce": functional.binary_cross_entropy_with_logits(logits, present)}
+        if self.params.version == 2:
+            pooled = model.patches(features.levels[0]).mean((2, 3)).float()
+            losses["patches"] = functional.binary_cross_entropy_with_logits(pooled, present)
+        return losses
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         blocks = range(len(model.backbone.dims))
         features = model.backbone.features(images, levels=(-1,), attention=blocks, class_tokens=model.tokens)
         attention = [heads.mean(1) for heads in features.attention]
-        maps = class_maps(attention, model.tokens.shape[1], self.params.map_blocks)
+        said = model.patches(features.levels[0]).relu().flatten(2) if self.params.version == 2 else None
+        maps = class_maps(attention, model.tokens.shape[1], self.params.map_blocks, said)
         return maps.unflatten(2, features.dense.shape[-2:]), features.level_tokens[0].mean(-1).sigmoid()
 
 
-def class_maps(attention: list[Tensor], classes: int, blocks: int) -> Tensor:
-    """Return (B, K, N) class maps from (B, K + N, K + N) attention of each block, class tokens first."""
+def class_maps(attention: list[Tensor], classes: int, blocks: int, said: Tensor | None = None) -> Tensor:
+    """Return (B, K, N) class maps from (B, K + N, K + N) attention of each block, class tokens first.
+
+    With what patches say of themselves, (B, K, N), that is multiplied in before maps spread from patch to patch.
+    """
     seen = torch.stack(attention[-blocks:]).sum(0)[:, :classes, classes:]
+    if said is not None:
+        seen = seen * said
     affinity = torch.stack([one[:, classes:, classes:] for one in attention]).sum(0)
     return seen @ affinity.transpose(1, 2)

@@ -68,3 +68,21 @@ def test_tokens_norms_and_biases_are_not_decayed() -> None:
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert any(parameter is model.tokens for parameter in plain["params"])
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+def test_what_patches_say_is_multiplied_in_before_maps_spread() -> None:
+    block = torch.tensor([[[0.2, 0.6, 0.2], [0, 0.5, 0.5], [0, 0.5, 0.5]]])
+    found = class_maps([block], 1, 1, torch.tensor([[[2.0, 0.0]]]))
+    assert found[0, 0].tolist() == pytest.approx([0.6, 0.6])
+
+
+def test_the_second_version_tells_classes_apart_by_their_patches() -> None:
+    torch.manual_seed(0)
+    method = MCTformer(MCTformerParams(version=2))
+    model = method.build(build_backbone("test_vit", Weights("random")), 5).eval()
+    losses = method.training_step(model, Batch(IMAGES, torch.eye(5)[[1, 2, 3, 4]], list("abcd")), Step(0, 1, 0, 1))
+    assert list(losses) == ["bce", "patches"]
+    with torch.no_grad():
+        maps, _ = method.score(model, IMAGES, None)
+    assert (maps - maps[:, :1]).abs().max() > 1e-4
+    assert len(method.phases(model)[0].groups[0]["params"]) > 0
