@@ -37,6 +37,7 @@ from harness.run.plan import plan_cells
 from harness.scaffold import scaffold
 from harness.spec import Grid, expand
 from harness.stages import Node
+from harness.trainable import Trainable
 
 ROOT = Path(__file__).parent.parent
 RESULTS = "benchmarks/results"
@@ -44,7 +45,7 @@ RESULTS = "benchmarks/results"
 
 def pages() -> list[Path]:
     """Return the pages that hold generated parts."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "methods").glob("*/README.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "methods").glob("*/README.md"))]
 
 
 def rewritten(text: str) -> str:
@@ -117,6 +118,26 @@ def presets(kind: str) -> str:
     rows = [[f"`{name}`", (got := registry.load(kind, name)).get("summary", ""), got.get("source", "ours")]
             for name in registry.names(kind)]  # fmt: skip
     return tabulate(rows, ["name", "what", "source"], "pipe") + "\n"
+
+
+def plugins(kind: str) -> str:
+    """Return the built-in methods or refiners: what they do, on which backbones, and from what they learn."""
+    registry, rows = Registry(), []
+    for entry in registry.entries(kind):
+        plugin = registry.load(kind, entry.name)
+        page = next((page for page in _pages_of(entry.name) if (ROOT / "docs/methods" / page).exists()), None)
+        year = re.search(r"\d{4}", plugin.cite)
+        backbones = " and ".join(plugin.families) if getattr(plugin, "trained", True) and plugin.families else "none"
+        parent = getattr(plugin, "parent", "")
+        trains = plugin.training_step is not Trainable.training_step
+        learns = f"{'goes on from' if trains else 'reads'} `{parent}`" if parent else "yes" if trains else "no"
+        name = f"[`{entry.name}`]({page})" if page else f"`{entry.name}`"
+        rows.append([name, entry.summary.rstrip("."), year[0] if year else "", backbones, learns])
+    return tabulate(rows, ["name", "what", "year", "backbones", "learns"], "pipe", disable_numparse=True) + "\n"
+
+
+def _pages_of(name: str) -> tuple[str, str]:
+    return f"{name}.md", f"../../methods/{name}/README.md"
 
 
 def template(argument: str) -> str:
@@ -212,6 +233,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "sensitivity": sensitivities,
     "fields": fields,
     "presets": presets,
+    "plugins": plugins,
     "steps": steps,
     "template": template,
     "checks": contract,
