@@ -121,7 +121,7 @@ class PPCNet(SEAMNet):
 
 
 def scored(refined: Tensor, background: float) -> Tensor:
-    """Return (B, K, h, w) maps stretched as the authors do, after a constant background; what is lowest may be negative."""
+    """Return (B, K, h, w) maps stretched as the authors do, a constant background first; the lowest may be negative."""
     maps = refined.relu()
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     stretched = (maps * (maps >= low + 1e-5) - low - 1e-5) / (high - low + 1e-5)
