@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from wsss_methods.pamr import affinities, neighbours
+from wsss_methods.pamr import PAMR, PAMRParams
 
 from harness import Augment, Batch, Method, Phase, Step, TrainParams
 
@@ -52,7 +52,7 @@ class OneStageParams(TrainParams):
     weight_decay: float = Field(5e-4, ge=0)
     gate: float = Field(0.3, ge=0, lt=1)
     focus: float = Field(3.0, ge=0)
-    iterations: int = Field(10, ge=0)
+    iterations: int = Field(10, ge=1)
     dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)
     sure_background: float = Field(0.7, gt=0, le=1)
     sure_class: float = Field(0.6, gt=0, le=1)
@@ -105,16 +105,8 @@ class OneStage(Method):
     def _refined(self, images: Tensor, masks: Tensor) -> Tensor:
         """Return masks after PAMR, by the colours of the images at their grid."""
         small = functional.interpolate(images, masks.shape[-2:], mode="bilinear", align_corners=True)
-        return torch.stack([self._pamr(image, mask) for image, mask in zip(small, masks, strict=True)])
-
-    def _pamr(self, image: Tensor, mask: Tensor) -> Tensor:
-        weights = affinities(image, self.params.dilations)
-        for _ in range(self.params.iterations):
-            refined = torch.zeros_like(mask)
-            for weight, there in zip(weights, neighbours(mask, self.params.dilations), strict=True):
-                refined.addcmul_(weight, there)
-            mask = refined
-        return mask
+        pamr = PAMR(PAMRParams(dilations=self.params.dilations, iterations=self.params.iterations))
+        return torch.stack([pamr.refined(image, mask) for image, mask in zip(small, masks, strict=True)])
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         logits = model(images).float()
@@ -124,7 +116,7 @@ class OneStage(Method):
 
 
 class OneStageNet(nn.Module):
-    """A decoder over deep features, at several dilations, and shallow ones at stride 4, which may replace them (GCI)."""
+    """A decoder over deep features, at several dilations, and shallow ones at stride 4 that may replace them (GCI)."""
 
     def __init__(self, backbone: Any, num_classes: int, gate: float) -> None:
         super().__init__()

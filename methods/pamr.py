@@ -53,14 +53,18 @@ class PAMR(Refiner):
     params: PAMRParams
 
     def refine(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        weights = self.weights(torch.tensor(image).permute(2, 0, 1).float().contiguous())
-        mask = torch.tensor(probabilities)
+        pixels = torch.tensor(image).permute(2, 0, 1).float().contiguous()
+        return self.refined(pixels, torch.tensor(probabilities)).numpy()
+
+    def refined(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Return what `refine` does, of a (3, H, W) image and a (C, H, W) mask where they lie."""
+        weights = self.weights(image)
         for _ in range(self.params.iterations):
             refined = torch.zeros_like(mask)
             for weight, there in zip(weights, neighbours(mask, self.params.dilations), strict=True):
                 refined.addcmul_(weight, there)
             mask = refined
-        return mask.numpy()
+        return mask
 
     def weights(self, image: Tensor) -> Tensor:
         """Return (8 * len(dilations), H, W): how much each pixel of a (3, H, W) image listens to each neighbour."""

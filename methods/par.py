@@ -57,4 +57,4 @@ class PAR(PAMR):
         ring = torch.tensor([2**0.5, 1, 2**0.5, 1, 1, 2**0.5, 1, 2**0.5])
         distances = torch.cat([ring * dilation for dilation in p.dilations])
         near = ((distances / (distances.std() + 1e-8) / p.sharpness) ** 2).neg().softmax(0)
-        return colour + p.position * near[:, None, None]
+        return colour + p.position * near[:, None, None].to(image.device)

@@ -1,0 +1,307 @@
+"""ToCo (Ru et al., CVPR 2023): a ViT whose tokens are kept apart, and whose CAMs train its segmentation head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+from wsss_methods.single_stage import confident, multi_scale, refined_labels, split_loss, stretched, warm_poly
+from wsss_methods.vitpcm.views import jitter
+
+from harness import Augment, Batch, Method, Params, Phase, Step, TrainParams
+
+
+class ToCoParams(TrainParams):
+    """Settings of ToCo; the defaults are those of the authors' code, rulixiang/ToCo, on VOC.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+        20,000 steps of 4 images.
+    warmup : float
+        Share of the training in which the learning rate rises.
+    segment_from : float
+        Share of the training after which the segmentation head learns.
+    head_lr_factor : float
+    weight_decay : float
+    level : int
+        The block whose patches the auxiliary classifier reads.
+    high, low : float
+        A map is a class above the first, background below the second, and unknown between them.
+    tokens, crops, segmentation : float
+        Weights of the losses on patch tokens (PTC), on class tokens of crops (CTC), and of the segmentation head.
+    local_crops, local_size : int
+        How many crops, and their side in pixels.
+    temperature : float
+        Of CTC.
+    momentum : float
+        Of the teacher of the projection.
+    """
+
+    image_size: int = Field(448, ge=32)
+    epochs: int = Field(8, ge=0)
+    batch_size: int = Field(4, ge=1)
+    lr: float = Field(6e-5, gt=0)
+    warmup: float = Field(0.075, ge=0, lt=1)
+    segment_from: float = Field(0.1, ge=0, le=1)
+    head_lr_factor: float = Field(10.0, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    level: int = -3
+    high: float = Field(0.7, ge=0, le=1)
+    low: float = Field(0.25, ge=0, le=1)
+    tokens: float = Field(0.2, ge=0)
+    crops: float = Field(0.5, ge=0)
+    segmentation: float = Field(0.1, ge=0)
+    local_crops: int = Field(8, ge=0)
+    local_size: int = Field(96, ge=16)
+    temperature: float = Field(0.5, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+
+
+class ToCo(Method):
+    """Maps of an intermediate block say which final tokens must differ, and which crops show no more than background.
+
+    Patch tokens of one pseudo-label are pulled together, of two pushed apart (PTC). Class tokens of uncertain crops are
+    pulled to that of the whole image, those of background crops pushed from it (CTC). CAMs of the last block, refined
+    by PAR where they are sure, train the segmentation head, which is scored.
+    """
+
+    name = "toco"
+    cite = "ru2023toco"
+    families = ("vit",)
+    output = "probability"
+    background = True
+    predicts_presence = True
+    check_settings: ClassVar[Mapping[str, Any]] = {"local_crops": 2, "segment_from": 0.0}
+    Params = ToCoParams
+
+    params: ToCoParams
+
+    def build(self, backbone: Any, num_classes: int) -> nn.Module:
+        return ToCoNet(backbone, num_classes, self.params.level)
+
+    def phases(self, model: Any) -> list[Phase]:
+        p = self.params
+        own = [q for name, q in model.backbone.named_parameters() if not name.endswith("pos_embed")]
+        groups = [{"params": own, "lr": p.lr}, {"params": model.new_parameters(), "lr": p.lr * p.head_lr_factor}]
+        drawn = Augment(p.image_size, "scale", (0.5, 2.0), 0.5)
+        options = {"weight_decay": p.weight_decay}
+        return [Phase(p.epochs, groups, "AdamW", options, lambda done: warm_poly(done, p.warmup, 0.9), drawn)]
+
+    def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
+        p, present = self.params, batch.labels[:, 1:]
+        seen = model(batch.images)
+        with torch.no_grad():
+            cams, auxiliary = (
+                stretched(maps) * present[:, :, None, None] for maps in multi_scale(model.maps, batch.images)
+            )
+            grid = seen["dense"].shape[-2:]
+            labels = confident(functional.interpolate(auxiliary, grid, mode="bilinear"), p.high, p.low)
+            if batch.valid is not None:
+                labels[functional.interpolate(batch.valid.float(), grid)[:, 0] == 0] = 255
+        losses = {
+            "cls": functional.binary_cross_entropy_with_logits(seen["logits"].float(), present),
+            "aux": functional.binary_cross_entropy_with_logits(seen["auxiliary"].float(), present),
+            "tokens": p.tokens * token_contrast(seen["dense"].float(), labels),
+        }
+        if p.crops and p.local_crops:
+            losses["crops"] = p.crops * self._crops(model, batch.images, auxiliary, seen["token"])
+        if step.iteration >= p.segment_from * step.total:
+            wanted = refined_labels(batch, cams, p.high, p.low)
+            enlarged = functional.interpolate(seen["segmentation"].float(), wanted.shape[-2:], mode="bilinear")
+            losses["segmentation"] = p.segmentation * split_loss(enlarged, wanted)
+        return losses
+
+    def _crops(self, model: Any, images: Tensor, auxiliary: Tensor, token: Tensor) -> Tensor:
+        """Return CTC over the image, a recoloured mirror of it, and crops of where the maps are not sure of a class."""
+        p, side = self.params, min(self.params.local_size, *images.shape[-2:])
+        strongest = functional.interpolate(auxiliary.amax(1, keepdim=True), images.shape[-2:], mode="bilinear")[:, 0]
+        codes = torch.bucketize(strongest, strongest.new_tensor([p.low, p.high])).float()
+        crops, flags = [], []
+        for _ in range(p.local_crops):
+            places = draw_places(codes < 2, side)
+            crops.append(cut(images, places, side))
+            flags.append(cut(codes[:, None], places, side).mean((1, 2, 3)) > 0.2)  # more than background
+        model.follow(p.momentum)
+        other = model.backbone.features(jitter(images).flip(3).clamp(0, 1)).tokens[:, 0]
+        local = [model.backbone.features(crop).tokens[:, 0] for crop in crops]
+        student = torch.stack([model.student(one) for one in (token, other, *local)], 1)
+        with torch.no_grad():
+            teacher = torch.stack([model.teacher(one) for one in (token, other)], 1)
+        sure = torch.ones(len(images), 2, dtype=torch.bool, device=images.device)
+        return crop_contrast(
+            student.float(), teacher.float(), torch.cat([sure, torch.stack(flags, 1)], 1), p.temperature
+        )
+
+    def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        seen = model(images)
+        return seen["segmentation"].float().softmax(1), seen["logits"].sigmoid()
+
+
+class ToCoCAMParams(Params):
+    """Settings of the maps of ToCo.
+
+    Attributes
+    ----------
+    read : {"final", "auxiliary"}
+        Of which classifier.
+    """
+
+    read: Literal["final", "auxiliary"] = Field("final", json_schema_extra={"stage": "score"})
+
+
+class ToCoCAM(Method):
+    """ToCo's trained model, read by the maps of its classifier instead of its segmentation head."""
+
+    name = "toco-cam"
+    cite = "ru2023toco"
+    families = ("vit",)
+    parent = "toco"
+    predicts_presence = True
+    Params = ToCoCAMParams
+
+    params: ToCoCAMParams
+
+    def background_rule(self, family: str) -> str:
+        return "fixed:0.5"
+
+    def build_from(self, parent: Any, backbone: Any, num_classes: int) -> nn.Module:
+        model: nn.Module = parent
+        return model
+
+    def fit(self, model: nn.Module, data: Any, session: Any) -> None:
+        """Train nothing."""
+
+    def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        maps = model.maps(images)[self.params.read == "auxiliary"]
+        return maps.relu(), model(images)["logits"].sigmoid()
+
+
+class ToCoNet(nn.Module):
+    """A ViT with two classifiers, a segmentation head, and a projection of class tokens with its teacher."""
+
+    def __init__(self, backbone: Any, num_classes: int, level: int) -> None:
+        super().__init__()
+        self.backbone, self.level = backbone, max(level, -len(backbone.dims))
+        dim = backbone.dim
+        self.classifier = nn.Conv2d(dim, num_classes - 1, 1, bias=False)
+        self.auxiliary = nn.Conv2d(dim, num_classes - 1, 1, bias=False)
+        self.segmentation = nn.Sequential(
+            nn.Conv2d(dim, 512, 3, padding=5, dilation=5, bias=False), nn.ReLU(),
+            nn.Conv2d(512, 512, 3, padding=5, dilation=5, bias=False), nn.ReLU(),
+            nn.Conv2d(512, num_classes, 1, bias=False),
+        )  # fmt: skip
+        self.student, self.teacher = Projection(dim), Projection(dim)
+        self.teacher.load_state_dict(self.student.state_dict())
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters outside the backbone that learn."""
+        return [
+            *self.classifier.parameters(), *self.auxiliary.parameters(), *self.segmentation.parameters(),
+            *(q for q in self.student.parameters() if q is not self.student.gain),
+        ]  # fmt: skip
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return dense features, the class token, logits of both classifiers by maximum, and of the segmentation."""
+        features = self.backbone.features(images, levels=(self.level,))
+        return {
+            "dense": features.dense,
+            "token": features.tokens[:, 0],
+            "logits": self.classifier(features.dense.amax((2, 3), keepdim=True))[:, :, 0, 0],
+            "auxiliary": self.auxiliary(features.levels[0].amax((2, 3), keepdim=True))[:, :, 0, 0],
+            "segmentation": self.segmentation(features.dense),
+        }
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (B, K, h, w) maps of both classifiers."""
+        features = self.backbone.features(images, levels=(self.level,))
+        return self.classifier(features.dense), self.auxiliary(features.levels[0])
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """Let the teacher follow the student."""
+        for slow, fast in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            slow.lerp_(fast, 1 - momentum)
+
+
+class Projection(nn.Module):
+    """Three layers, a vector of length 1, and a layer whose rows have length 1."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(dim, 2048), nn.GELU(), nn.Linear(2048, 2048), nn.GELU(), nn.Linear(2048, 256)
+        )
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.last = weight_norm(nn.Linear(256, 1024, bias=False))
+        self.gain = self.last.parametrizations.weight.original0  # the rows' lengths
+        nn.init.ones_(self.gain)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.last(functional.normalize(self.layers(tokens), dim=-1))
+
+
+def token_contrast(features: Tensor, labels: Tensor) -> Tensor:
+    """Return PTC: tokens of equal labels should be parallel, tokens of different ones orthogonal.
+
+    Parameters
+    ----------
+    features : Tensor
+        (B, D, h, w).
+    labels : Tensor
+        (B, h, w); 255 takes no part.
+    """
+    flat, own = functional.normalize(features.flatten(2), dim=1), labels.flatten(1)
+    alike = (flat.transpose(1, 2) @ flat).abs()
+    known = (own[:, :, None] < 255) & (own[:, None] < 255)
+    same = own[:, :, None] == own[:, None]
+    pulled = known & same & ~torch.eye(own.shape[1], dtype=torch.bool, device=own.device)
+    pushed = known & ~same
+    return ((1 - (alike * pulled).sum() / (pulled.sum() + 1)) + (alike * pushed).sum() / (pushed.sum() + 1)) / 2
+
+
+def crop_contrast(student: Tensor, teacher: Tensor, flags: Tensor, temperature: float) -> Tensor:
+    """Return CTC: views that show the image's classes should be near the whole image, background views far from it.
+
+    Parameters
+    ----------
+    student : Tensor
+        (B, V, D) projections of all views.
+    teacher : Tensor
+        (B, T, D) of whole images, without gradient.
+    flags : Tensor
+        (B, V) bool: whether a view shows more than background.
+    temperature : float
+    """
+    near = (teacher @ student.transpose(1, 2) / temperature).exp()  # (B, T, V)
+    far = (near * ~flags[:, None]).sum(2, keepdim=True) + 1e-4
+    costs = -(near / (near + far)).log() * flags[:, None]
+    whole = costs.sum(2) + (1 + far[:, :, 0]).log()
+    return (whole.mean(1) / flags.sum(1).clamp(min=1)).mean()
+
+
+def draw_places(wanted: Tensor, side: int) -> Tensor:
+    """Return (B, 2) top left corners of squares centred at a random wanted pixel, or anywhere where none is wanted."""
+    height, width = wanted.shape[1:]
+    odds = wanted.flatten(1).float()
+    odds = torch.where(odds.any(1, keepdim=True), odds, torch.ones_like(odds))
+    centre = torch.multinomial(odds, 1)[:, 0]
+    return torch.stack([
+        (centre // width - side // 2).clamp(0, height - side), (centre % width - side // 2).clamp(0, width - side),
+    ], 1)  # fmt: skip
+
+
+def cut(maps: Tensor, places: Tensor, side: int) -> Tensor:
+    """Return (B, C, side, side) squares of (B, C, H, W) maps at their corners."""
+    rows = places[:, 0, None] + torch.arange(side, device=maps.device)
+    columns = places[:, 1, None] + torch.arange(side, device=maps.device)
+    batch = torch.arange(len(maps), device=maps.device)[:, None, None]
+    return maps.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
