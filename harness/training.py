@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -223,27 +224,28 @@ class _Advance:
 
 
 class _Meter:
-    """Means of the losses of an epoch, fetched from the device only now and then."""
+    """Means of the losses of an epoch, each over the steps that had it, fetched from the device only now and then."""
 
     def __init__(self, session: Session, at: _Place) -> None:
         self.session = session
         self.start = at.start
-        self.count = 0
-        self.names: list[str] = []
-        self.sums = torch.zeros(0)
+        self.steps = 0
+        self.sums: dict[str, Tensor] = {}
+        self.counts: Counter[str] = Counter()
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        values = torch.stack([loss.detach() for loss in losses.values()])
-        self.names = list(losses)
-        self.sums = self.sums + values if self.count else values
-        self.count += 1
+        for name, loss in losses.items():
+            self.sums[name] = self.sums[name] + loss.detach() if name in self.sums else loss.detach()
+            self.counts[name] += 1
+        self.steps += 1
         if time.monotonic() - self.session.shown > 0.5:
             self.session.shown = time.monotonic()
-            done = self.start.iteration + self.count
+            done = self.start.iteration + self.steps
             self.session.progress(done, self.start.total, {"epoch": self.start.epoch + 1, **self.means()})
 
     def means(self) -> dict[str, float]:
-        means = dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
+        shares = torch.stack([total / self.counts[name] for name, total in self.sums.items()]).tolist()
+        means = dict(zip(self.sums, shares, strict=True))
         if not all(math.isfinite(value) for value in means.values()):
             values = ", ".join(f"{name} {value:g}" for name, value in means.items())
             raise HarnessError(f"a loss is not finite in epoch {self.start.epoch + 1}: {values}")

@@ -174,8 +174,8 @@ class ToCoCAM(Method):
         model: nn.Module = parent
         return model
 
-    def fit(self, model: nn.Module, data: Any, session: Any) -> None:
-        """Train nothing."""
+    def phases(self, model: Any) -> list[Phase]:
+        return []
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         maps = model.maps(images)[self.params.read == "auxiliary"]
@@ -242,8 +242,13 @@ class Projection(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
         self.last = weight_norm(nn.Linear(256, 1024, bias=False))
-        self.gain = self.last.parametrizations.weight.original0  # the rows' lengths
         nn.init.ones_(self.gain)
+
+    @property
+    def gain(self) -> nn.Parameter:
+        """The lengths of the last layer's rows, which stay."""
+        lengths: nn.Parameter = self.last.parametrizations.weight.original0
+        return lengths
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.last(functional.normalize(self.layers(tokens), dim=-1))

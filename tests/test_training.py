@@ -247,3 +247,17 @@ def test_phases_that_share_their_groups_do_not_hand_on_a_learning_rate(data: Tra
     run = session(tmp_path)
     train(method, method.build(None, 5), data, run)
     assert [epoch["lr"] for epoch in run.curves] == pytest.approx([0.001, 0.1])
+
+
+def test_a_loss_that_begins_later_is_averaged_over_its_own_steps(data: TrainingData, tmp_path: Path) -> None:
+    class Later(Mean):
+        name = "later"
+
+        def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+            losses = super().training_step(model, batch, step)
+            return losses | ({"late": losses["fit"] * 0 + 3.0} if step.iteration % 2 else {})
+
+    method = Later(TrainParams(image_size=16, epochs=3, batch_size=4))
+    run = session(tmp_path)
+    train(method, method.build(None, 5), data, run)
+    assert [epoch["late"] for epoch in run.curves] == [3.0, 3.0, 3.0]
