@@ -50,7 +50,9 @@ def confident(maps: Tensor, high: float, low: float) -> Tensor:
 
 
 @torch.no_grad()
-def refined_labels(batch: Batch, maps: Tensor, high: float, low: float) -> Tensor:
+def refined_labels(
+    batch: Batch, maps: Tensor, high: float, low: float, spread: Callable[[int, Tensor], Tensor] | None = None
+) -> Tensor:
     """Return (B, H / 2, W / 2) labels of maps refined by PAR against a high and a low background, where both agree.
 
     A class is one against the high background, background is what is that against both; all else, and padding, is 255.
@@ -61,6 +63,8 @@ def refined_labels(batch: Batch, maps: Tensor, high: float, low: float) -> Tenso
     maps : Tensor
         (B, K, H, W) in [0, 1], 0 for absent classes.
     high, low : float
+    spread : callable, optional
+        What is done to the (C, H / 2, W / 2) scores of an image, by its number, before PAR.
     """
     sides, par = [side // 2 for side in batch.images.shape[-2:]], PAR(PARParams())
     images = functional.interpolate(batch.images, sides, mode="bilinear", align_corners=False)
@@ -72,6 +76,7 @@ def refined_labels(batch: Batch, maps: Tensor, high: float, low: float) -> Tenso
         best = []
         for background in (high, low):
             scores = torch.cat([own.new_full((1, *sides), background), own[classes]]).softmax(0)
+            scores = spread(number, scores) if spread else scores
             best.append(names[par.refined(image, scores).argmax(0)])
         found[number] = torch.where(best[0] > 0, best[0], torch.where(best[1] == 0, 0, 255))
     if batch.valid is not None:
