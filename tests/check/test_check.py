@@ -17,6 +17,21 @@ from tests.conftest import Run
 
 DRAWN_LIKE_TOY = "toy-hard"  # the same code, five times the pictures
 BUILT_IN = [e.name for kind in CODE_KINDS for e in Registry().entries(kind) if e.name != DRAWN_LIKE_TOY]
+LATE = (
+    "advcam",
+    "afa",
+    "bes",
+    "caa",
+    "cpn",
+    "occse",
+    "onestage",
+    "ppc",
+    "psa",
+    "sccam",
+    "sipe",
+    "toco",
+    "toco-cam",
+)  # minutes
 
 
 def write(folder: Path, text: str) -> str:
@@ -26,8 +41,14 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-@parametrize_with_checks(*BUILT_IN)
+@parametrize_with_checks(*(name for name in BUILT_IN if name not in LATE))
 def test_every_built_in_plugin_keeps_the_contract(check) -> None:  # type: ignore[no-untyped-def]
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(*LATE)
+def test_the_others_keep_it_too(check) -> None:  # type: ignore[no-untyped-def]
     check()
 
 
