@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -37,6 +38,7 @@ class WeakTr(MCTformer):
 
     name = "weaktr"
     cite = "zhu2023weaktr"
+    check_settings: ClassVar[Mapping[str, Any]] = {"reduction": 1}  # the toy ViT has few heads
     Params = WeakTrParams
 
     params: WeakTrParams
@@ -93,7 +95,7 @@ class Fusion(nn.Module):
 
 
 def seen(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits of class tokens, (B, K, h, w) logits of patches, and the fine maps, which teach the fusion alone."""
+    """Return logits of class tokens, (B, K, h, w) logits of patches, and fine maps, which teach the fusion alone."""
     outputs: list[Tensor] = []
     blocks = range(len(model.backbone.dims))
     with ExitStack() as during:
@@ -103,10 +105,8 @@ def seen(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     patches, classes = model.patches(features.levels[0]), model.tokens.shape[1]
     weights = model.fusion([output.detach() for output in outputs]).to(patches.dtype)
     attention = [one.detach() for one in features.attention]
-    weighed = torch.stack(
-        [(w[:, :, None, None] * a).mean(1) for w, a in zip(weights.unbind(1), attention, strict=True)]
-    )
-    mean = weighed.mean(0)
+    pairs = zip(weights.unbind(1), attention, strict=True)
+    mean = torch.stack([(weight[:, :, None, None] * heads).mean(1) for weight, heads in pairs]).mean(0)
     coarse = mean[:, :classes, classes:] * patches.detach().relu().flatten(2)
     fine = (coarse @ mean[:, classes:, classes:].transpose(1, 2)).view_as(patches)
     return features.level_tokens[0].mean(-1), patches, fine

@@ -31,6 +31,7 @@ LATE = (
     "sipe",
     "toco",
     "toco-cam",
+    "weaktr",
 )  # minutes
 
 

@@ -49,6 +49,6 @@ def test_the_fine_map_teaches_the_fusion_alone(model: nn.Module) -> None:
 
 
 def test_the_fine_loss_has_a_floor(model: nn.Module) -> None:
-    """Its maps are not negative, so that an absent class costs ln 2 at least: .6585 of 20 classes, one of them there."""
+    """Its maps are not negative: each absent class costs ln 2 at least, so .6585 of 20 classes, one of them there."""
     assert 19 / 20 * math.log(2) == pytest.approx(0.6585, abs=1e-4)
     assert (seen(model, IMAGES)[2] >= 0).all()
