@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 
 import torch
@@ -98,8 +99,10 @@ def walk(maps: Tensor, affinity: Tensor, radius: int, beta: float, steps: int) -
     matrix = torch.sparse_coo_tensor(
         torch.stack([rows, columns]), torch.cat([*values, *values, ones]), (height * width,) * 2, check_invariants=False
     ).coalesce()
-    total = torch.sparse.mm(matrix, ones[:, None])
-    flat = maps.flatten(1).T
+    with warnings.catch_warnings(action="ignore"):  # that this layout, in which products are much faster, is young
+        matrix = matrix.to_sparse_csr()
+        total = matrix @ ones[:, None]
+    flat = maps.flatten(1).T.contiguous()
     for _ in range(steps):
-        flat = torch.sparse.mm(matrix, flat) / total
-    return flat.T.view_as(maps)
+        flat = (matrix @ flat) / total
+    return flat.T.reshape(maps.shape)
