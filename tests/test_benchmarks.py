@@ -17,10 +17,10 @@ def tiny() -> Iterator[Setting]:
         yield at
 
 
-SLOW = "peak_memory"  # each of its sides is a process
+SLOW = ("peak_memory", "gpu")  # a process for each side, and many stages
 
 
-ALL = [pytest.param(module, marks=[pytest.mark.slow] * (module == SLOW)) for module in (*MODULES, *ON_GPU)]
+ALL = [pytest.param(module, marks=[pytest.mark.slow] * (module in SLOW)) for module in (*MODULES, *ON_GPU)]
 
 
 @pytest.mark.parametrize("module", ALL)

@@ -59,11 +59,16 @@ def follow(page: Path, folder: Path) -> list[str]:
     return printed
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p != TUTORIAL], ids=lambda page: page.name)
+LONG = ("verification.md", "python-api.md")
+TYPED = [pytest.param(p, marks=[pytest.mark.slow] * (p.name in LONG)) for p in PAGES if blocks(p) and p != TUTORIAL]
+
+
+@pytest.mark.parametrize("page", TYPED, ids=lambda page: page.name)
 def test_what_the_docs_say_to_type_works(page: Path, tmp_path: Path) -> None:
     follow(page, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_tutorial_makes_a_short_method_that_stands_beside_vitpcm(tmp_path: Path) -> None:
     *_, report = follow(TUTORIAL, tmp_path)
     assert {"peak", "vitpcm"} <= {line.split()[0] for line in report.splitlines() if line.strip()}

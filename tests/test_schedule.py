@@ -274,6 +274,7 @@ def test_what_a_method_does_before_the_run_is_a_failure_of_its_cell(execute: Exe
     assert notes.records["good"]["status"] == "done"
 
 
+@pytest.mark.slow
 def test_a_flood_of_output_is_cut_and_its_end_is_kept(execute: Execute) -> None:
     notes, _, store = execute("floods,good")
     record = notes.records["floods"]

@@ -101,7 +101,8 @@ def test_a_child_that_is_cut_off_goes_on_to_the_same_weights(
 
     def fit(folder: Path) -> dict[str, torch.Tensor]:
         method = Child(ChildParams(epochs=3, batch_size=4, image_size=64))
-        parent = build_model(REGISTRY.load("method", "cam")(method.params), node.config.timm, Weights("random"), 5, 0)
+        cam = REGISTRY.load("method", "cam")
+        parent = build_model(cam(cam.Params()), node.config.timm, Weights("random"), 5, 0)
         model = build_model(method, node.config.timm, Weights("random"), 5, 0, parent)
         session = Session(0, "cpu", "fp32", folder, lambda done, total, notes: None)
         method.fit(model, training.TrainingData(split["ids"], labels, images), session)

@@ -175,6 +175,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_upper_bound_is_the_recipe_on_the_ground_truth_itself(here: Run, voc: Path, tmp_path: Path) -> None:
     settings = {"iterations": 3, "batch_size": 2, "crop": 48}
     words = [word for name, value in settings.items() for word in ("--set", f"deeplabv2.{name}={value}")]

@@ -105,6 +105,7 @@ def test_batches_are_the_same_with_any_number_of_workers_here_and_under_ray(
     assert found == [plain] * 4
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_same_with_and_without_them(here: Run, tmp_path: Path) -> None:
     """Records with their keys and scores, score maps and masks; refined masks too, whose refiner sees the pictures."""
     assert here(*RUN, "--results", "plain").returncode == 0

@@ -37,6 +37,7 @@ def told(results: Path) -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_of_verify_then_the_same_command(tmp_path: Path, ray_once: None) -> None:
     undisturbed, results = tmp_path / "undisturbed", tmp_path / "killed" / "results"
     for folder in (undisturbed, results.parent):
