@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 
 def command(
-    kind: Annotated[
-        str,
+    kinds: Annotated[
+        list[str],
         typer.Argument(
-            help="methods, backbones, datasets, protocols, experiments, refiners, crf, deeplab, published or runs."
+            metavar="KIND... [PATTERN]",
+            help="Of methods, backbones, datasets, protocols, experiments, refiners, crf, deeplab, published or runs; "
+            "then, if wanted, a glob of names.",
         ),
     ],
-    pattern: Annotated[str, typer.Argument(help="Only names that match this glob.")] = "*",
     results: Results = DEFAULT_RESULTS,
     plugins: Plugins = None,
     as_json: Json = False,
@@ -30,25 +31,39 @@ def command(
 
     Names, where they come from, and broken plugins with the reason.
     """
-    if kind in ("runs", "run"):
-        _list_runs(pattern, results, as_json)
+    if kinds[0] in ("runs", "run"):
+        _list_runs(kinds[1] if kinds[1:] else "*", results, as_json)
         return
     from harness.registry import Registry
 
     registry = Registry(plugins or ())
+    first, *others = kinds
+    found = [kind_of(first, registry)]
+    while others and (kind := _kind(others[0], registry)):
+        found.append(kind)
+        others = others[1:]
+    if len(others) > 1:
+        raise UserError(f"one pattern after the kinds, not {len(others)}: {' '.join(others)}")
+    pattern = others[0] if others else "*"
     rows = [
-        {"name": e.name, "summary": e.summary, "origin": e.origin, "broken": e.broken}
-        for e in registry.entries(kind_of(kind, registry), pattern)
+        {"kind": kind, "name": e.name, "summary": e.summary, "origin": e.origin, "broken": e.broken}
+        for kind in found
+        for e in registry.entries(kind, pattern)
     ]
     if as_json:
         print_json(rows)
         return
-    table = Table("name", "from", "", box=None, pad_edge=False)
+    if not rows:
+        names = [name for kind in found for name in registry.names(kind)]
+        raise UserError(f"no {' or '.join(found)} is called '{pattern}': {closest(pattern, names)}")
+    several = len(found) > 1
+    table = Table(*(["kind"] if several else []), "name", "from", "", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(row["name"], row["origin"], f"broken: {row['broken']}" if row["broken"] else row["summary"])
+        about = f"broken: {row['broken']}" if row["broken"] else row["summary"]
+        table.add_row(*([row["kind"]] if several else []), row["name"], row["origin"], about)
     output().print(table)
-    if rows and not rows[0]["broken"]:
-        output().print(f"next: harness describe {kind_of(kind, registry)} {rows[0]['name']}", highlight=False)
+    if not rows[0]["broken"]:
+        output().print(f"next: harness describe {rows[0]['kind']} {rows[0]['name']}", highlight=False)
 
 
 def kind_of(word: str, registry: Registry) -> str:
@@ -61,13 +76,18 @@ def kind_of(word: str, registry: Registry) -> str:
     """
     from harness.registry import CODE_KINDS
 
-    kinds = [*CODE_KINDS, *registry.data_kinds]
-    if word in kinds:
-        return word
-    if word.removesuffix("s") in kinds:
-        return word.removesuffix("s")
+    if kind := _kind(word, registry):
+        return kind
     plurals = [*(f"{kind}s" for kind in CODE_KINDS), *registry.data_kinds.values(), "runs"]
     raise UserError(f"unknown kind '{word}': {closest(word, plurals)}")
+
+
+def _kind(word: str, registry: Registry) -> str:
+    """Return the kind that a word names; empty if it names none."""
+    from harness.registry import CODE_KINDS
+
+    kinds = [*CODE_KINDS, *registry.data_kinds]
+    return next((kind for kind in (word, word.removesuffix("s")) if kind in kinds), "")
 
 
 def _list_runs(pattern: str, results, as_json: bool) -> None:  # type: ignore[no-untyped-def]

@@ -71,6 +71,8 @@ def test_a_broken_plugin_is_listed_and_the_rest_runs(harness: Run, tmp_path: Pat
         (["run"], 2, "nothing to run: --methods"),
         (["run", "--methods", "cam", "--results", "/proc/results"], 2, "cannot write results to /proc/results"),
         (["list", "method5"], 2, "unknown kind 'method5': did you mean 'methods'?"),
+        (["list", "methods", "seem"], 2, "no method is called 'seem': did you mean 'seam'?"),
+        (["list", "methods", "seam", "ppc"], 2, "one pattern after the kinds, not 2: seam ppc"),
         (["describe", "method", "came"], 2, "did you mean 'cam'?"),
         (["report"], 2, "no results in results"),
         (["status"], 2, "no results in results"),
