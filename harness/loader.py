@@ -135,7 +135,9 @@ class TrainingData:
 
     def _load(self, augment: Augment | int, seed: int, batch_size: int, **options: Any) -> Iterator[Batch]:
         how = Augment(augment) if isinstance(augment, int) else augment
-        order: Any = torch.utils.data.DataLoader(range(len(self)), batch_size=batch_size, **options)  # type: ignore[arg-type]
+        numbers = torch.utils.data.TensorDataset(torch.arange(len(self)))
+        loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(numbers, batch_size, **options)
+        order = (index for (index,) in loader)
         make = partial(self._stacked, how, seed)
         for index, *parts in ahead(self._pool, make, order, _BATCHES_AHEAD * self._workers):
             pixels, valid, pseudo = (part.to(self._device, non_blocking=True) for part in parts)

@@ -127,10 +127,11 @@ class AffinityNet(nn.Module):
         cnn = backbone.family == "cnn"
         self.levels = [count - 3, count - 2, count - 1] if cnn else [count // 2 - 1, 3 * count // 4 - 1, count - 1]
         widths = zip(self.levels, (64, 128, 256), strict=True)
-        self.heads = nn.ModuleList(nn.Conv2d(backbone.dims[level], width, 1, bias=False) for level, width in widths)
+        heads = [nn.Conv2d(backbone.dims[level], width, 1, bias=False) for level, width in widths]
+        for head in heads:
+            nn.init.kaiming_normal_(head.weight)
+        self.heads = nn.ModuleList(heads)
         self.joint = nn.Conv2d(448, 448, 1, bias=False)
-        for head in self.heads:
-            nn.init.kaiming_normal_(head.weight)  # type: ignore[arg-type]
         nn.init.xavier_uniform_(self.joint.weight, gain=4)
 
     def forward(self, images: Tensor) -> Tensor:
