@@ -30,12 +30,13 @@ from harness.registry import Registry
 from harness.report.dataframe import load_results
 from harness.report.figures import draw_sensitivity
 from harness.report.formats import markdown
+from harness.report.of_experiment import named
 from harness.report.published import Score, published
 from harness.report.sensitivity import sensitivity, shared
 from harness.report.tables import comparison
 from harness.run.plan import plan_cells
 from harness.scaffold import scaffold
-from harness.spec import Grid, expand
+from harness.spec import Grid, expand, experiment
 from harness.stages import Node
 from harness.trainable import Trainable
 
@@ -57,8 +58,11 @@ def rewritten(text: str) -> str:
 
 
 def tables(folder: str) -> str:
-    """Return the comparison tables of a results folder."""
-    return "\n".join(markdown(table) for table in comparison(load_results(ROOT / folder)))
+    """Return the comparison tables of a results folder, with the names of its experiment's rows."""
+    registry, found, name = Registry(), load_results(ROOT / folder), Path(folder).name
+    if name in registry.names("experiment"):
+        found = named(found, [experiment(registry, name)], registry)
+    return "\n".join(map(markdown, comparison(found)))
 
 
 def sensitivities(folder: str) -> str:

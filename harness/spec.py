@@ -36,10 +36,11 @@ Some = Annotated[Names, Field(min_length=1)]
 class Grid(Frozen):
     """A grid of cells, as an experiment's YAML or the command line gives it.
 
-    `set` holds for every cell; `each` multiplies the grid, once for every set of settings in it; `resources` say what
-    stages take, as `fit.gpus: 0.5`.
+    `set` holds for every cell; `each` multiplies the grid, once for every set of settings in it, which may have a name
+    that the rows of its cells have in tables; `resources` say what stages take, as `fit.gpus: 0.5`.
     """
 
+    name: str = ""
     methods: Some
     backbones: Some = ("vit_s16",)
     datasets: Some = ("toy",)
@@ -51,7 +52,7 @@ class Grid(Frozen):
     verify_weights: str | None = None
     seeds: Seeds = (0,)
     set: dict[str, Any] = {}
-    each: tuple[dict[str, Any], ...] = ({},)
+    each: dict[str, dict[str, Any]] | tuple[dict[str, Any], ...] = ({},)
     limit: int | None = Field(None, ge=1)
     resources: dict[str, float] = {}
 
@@ -79,9 +80,11 @@ class Experiment(Frozen):
     def grids(self) -> list[Grid]:
         """The grids, multiplied by their `each`."""
         return [
-            grid.model_copy(update={"set": grid.set | settings, "each": ({},)})
+            grid.model_copy(update={"name": name, "set": grid.set | settings, "each": ({},)})
             for grid in self.run
-            for settings in grid.each
+            for name, settings in (
+                grid.each.items() if isinstance(grid.each, dict) else [(grid.name, one) for one in grid.each]
+            )
         ]
 
 
@@ -169,7 +172,7 @@ def _cell(
     method_class: type[Method] = registry.load("method", method)
     dataset_class: type[Dataset] = registry.load("dataset", dataset)
     refiner_settings = _refiner_settings(registry, protocol.refine, grid.set)
-    params, origins = _settings(method_class, dataset_class, grid.set)
+    params, origins = settings_of(method_class, dataset_class, grid.set)
     origins |= {f"{protocol.refine.partition(':')[0]}.{key}": "--set" for key in refiner_settings or ()}
     folder = None
     if method_class.external and params["folder"]:
@@ -238,7 +241,7 @@ def _parent(
     if not method.parent:
         return None
     parent: type[Method] = registry.load("method", method.parent)
-    params, own = _settings(parent, dataset, assignments)
+    params, own = settings_of(parent, dataset, assignments)
     origins.update({f"{parent.name}.{key}": origin for key, origin in own.items()})
     before = _parent(registry, parent, dataset, assignments, origins)
     return {"method": parent.name, "params": params, "parent": before}
@@ -252,7 +255,7 @@ def _refiner_settings(registry: Registry, refine: str, assignments: Mapping[str,
     return settings or None
 
 
-def _settings(
+def settings_of(
     method: type[Method], dataset: type[Dataset], assignments: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Fill in a method's parameters: flag or experiment before dataset before method default."""

@@ -8,10 +8,17 @@ from typing import Any
 import pytest
 
 from harness.protocol import Protocol
+from harness.registry import Registry
+from harness.report.all_figures import by_protocol
 from harness.report.dataframe import frame
+from harness.report.figures.series import coloured, colours, scored
 from harness.report.formats import markdown
+from harness.report.notes import mark
+from harness.report.of_experiment import named, only
 from harness.report.sensitivity import sensitivity, shared
-from harness.report.tables import Table, comparison, mark, unfinished
+from harness.report.tables import Table, comparison, unfinished
+from harness.spec import Experiment, expand
+from harness.strict import parse
 
 
 def record(method: str, miou: float, seed: int = 0, dataset: str = "toy", **protocol: Any) -> dict[str, Any]:
@@ -47,10 +54,10 @@ def cell(table: Table, method: str, column: str) -> str:
 def test_one_seed_has_an_interval_and_several_have_a_spread() -> None:
     rows = [record("vitpcm", 0.5), record("cam", 0.3, 0), record("cam", 0.4, 1), record("cam", 0.5, 2)]
     (table,) = comparison(frame(rows))
-    assert cell(table, "vitpcm", "val BPM mIoU") == "50.0 [48.0–53.0]"
-    assert cell(table, "cam", "val BPM mIoU") == "40.0 ± 10.0 [38.0–43.0]"
+    assert cell(table, "vitpcm", "val mIoU") == "50.0 [48.0–53.0]"
+    assert cell(table, "cam", "val mIoU") == "40.0 ± 10.0 [38.0–43.0]"
     assert cell(table, "cam", "seeds") == "0,1,2"
-    assert cell(table, "cam", "params") == "23.60 M"
+    assert "all methods: backbone (timm id) vit_s16 (vit_small); params 23.60 M; weights random" in table.notes
     assert [row[0] for row in table.rows] == ["vitpcm", "cam"]
 
 
@@ -60,7 +67,7 @@ def test_two_versions_of_a_method_are_two_rows_and_not_a_spread() -> None:
         row["method_version"] = version
         row["key"] += version
     (table,) = comparison(frame(rows))
-    column = table.columns.index("val BPM mIoU")
+    column = table.columns.index("val mIoU")
     assert [(row[0], row[column].partition(" [")[0]) for row in table.rows] == [
         ("cam [a]", "55.0 ± 7.1"), ("cam [b]", "30.0"), ("vitpcm", "20.0"),
     ]  # fmt: skip
@@ -82,7 +89,7 @@ def test_a_score_names_the_records_that_it_comes_from() -> None:
     refined["origins"] = {}
     (table,) = comparison(frame([record("cam", 0.3, 0), record("cam", 0.4, 1), refined]))
     column = table.columns.index
-    assert table.sources[0, column("val BPM mIoU")] == ["cam0{}", "cam1{}"]
+    assert table.sources[0, column("val mIoU")] == ["cam0{}", "cam1{}"]
     assert table.sources[0, column("val +crf:vitpcm")] == [refined["key"]]
 
 
@@ -94,6 +101,64 @@ def test_whole_and_limited_splits_stand_in_rows_of_their_own() -> None:
     assert table.notes[-1] == "[a] only the first 24 pictures of each split"
 
 
+def test_the_score_that_one_came_for_stands_beside_the_name() -> None:
+    refined = record("cam", 0.35, refine="crf:vitpcm")
+    refined["origins"] = {}
+    larger = record("vitpcm", 0.5) | {"parameters": {"total": 30_000_000}}
+    (table,) = comparison(frame([record("cam", 0.3), refined, larger]))
+    assert table.columns[:5] == ["method", "val mIoU", "val +crf:vitpcm", "train mIoU", "train +crf:vitpcm"]
+    assert "params" in table.columns
+    assert "seeds" not in table.columns
+
+
+def test_floors_and_ceilings_stand_apart_below_and_are_never_the_best() -> None:
+    (table,) = comparison(frame([record("sanity-background", 0.9), record("cam", 0.3), record("vitpcm", 0.5)]))
+    assert [row[0] for row in table.rows] == ["vitpcm", "cam", "sanity-background"]
+    assert (table.bounds, table.first_bound) == (1, 2)
+    assert {row for row, _ in table.bold} == {0, 1}  # pxap is the same for both
+    lines = markdown(table).splitlines()
+    first = [line.split("|")[1].strip() for line in lines[4:8]]
+    assert first == ["vitpcm", "cam", "*floors and ceilings*", "sanity-background"]
+    (only,) = comparison(frame([record("sanity-background", 0.9)]))
+    assert only.first_bound == -1
+
+
+def test_an_experiment_names_its_rows_and_reads_records_of_before_a_setting() -> None:
+    registry = Registry()
+    grid = {"methods": "cam,vitpcm", "each": {"L_MCE": {"vitpcm.equivariance": False}, "+ L_ET": {}}}
+    chosen = parse(Experiment, {"summary": "", "run": [grid]})
+    specs = [one.spec.model_dump(mode="json") for one in expand(chosen.grids, registry)]
+    data = {"train": "a", "val": "b"}
+    rows = [record(one["method"], 0.3) | {"spec": one, "key": str(n), "data": data} for n, one in enumerate(specs)]
+    del rows[0]["spec"]["params"]["epochs"]  # as records made before there was such a setting
+    elsewhere = record("cam", 0.9)
+    found = named(only(frame([*rows, elsewhere]), [chosen], registry), [chosen], registry)
+    assert set(found.key) == {"0", "1", "2"}
+    assert {(row.method, row.name_) for row in found.rename(columns={"name": "name_"}).itertuples()} == {
+        ("cam", ""), ("vitpcm", "L_MCE"), ("vitpcm", "+ L_ET"),
+    }  # fmt: skip
+    (table,) = comparison(found)
+    assert sorted(row[0].split(" [")[0] for row in table.rows) == ["+ L_ET", "L_MCE", "cam"]
+    assert "settings" not in table.columns
+
+
+def test_a_colour_is_a_method_s_own_in_every_figure() -> None:
+    rows = [record("cam", 0.3), record("vitpcm", 0.5), record("dino", 0.2)]
+    results = coloured(frame(rows))
+    every = scored(results, "val")
+    assert dict(zip([one.label for one in every], colours(every), strict=True)) == {"vitpcm": 0, "cam": 1, "dino": 2}
+    assert colours(scored(results[results.method != "vitpcm"], "val")) == [1, 2]
+    same = [every[0], every[0], every[1]]
+    assert colours(same) == [0, 1, 2]  # never one colour twice
+
+
+def test_a_figure_belongs_to_one_protocol_as_a_table_does() -> None:
+    rows = [record("cam", 0.3), record("vitpcm", 0.5, background="fixed:0.2"), record("dino", 0.3)]
+    assert [(name, set(own.method)) for name, own in by_protocol(frame(rows))] == [
+        ("strict", {"vitpcm"}), ("strict-2", {"cam", "dino"}),
+    ]  # fmt: skip
+
+
 def test_an_oracle_is_marked_and_never_the_best() -> None:
     oracle = record("sanity-oracle", 0.9)
     oracle["supervision"] = ["masks"]
@@ -102,7 +167,7 @@ def test_an_oracle_is_marked_and_never_the_best() -> None:
         for split in ("train", "val")
     ]
     (table,) = comparison(frame([record("vitpcm", 0.5), oracle]))
-    column = table.columns.index("val BPM mIoU")
+    column = table.columns.index("val mIoU")
     assert [table.rows[row][0] for row, where in table.bold if where == column] == ["vitpcm"]
     assert "[a] ground truth used: pixels of train and val, for the scores themselves" in table.notes
     assert "**50.0 [48.0–53.0]**" in markdown(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from harness.report.tables import Table
     from harness.report.verdicts import Verdict
     from harness.results.store import Store
-    from harness.spec import Experiment
 
 
 def command(
@@ -56,9 +55,11 @@ def command(
     from harness.files import write_atomic
     from harness.registry import Registry
     from harness.report.all_figures import album, pictures_of_all
+    from harness.report.citations import bibtex
     from harness.report.dataframe import frame
     from harness.report.formats import FORMATS, figure_markdown, show
-    from harness.report.html import write_page
+    from harness.report.html import page_title, write_page
+    from harness.report.of_experiment import named, only
     from harness.report.tables import unfinished
     from harness.report.verdicts import OFF
     from harness.results.store import Store
@@ -75,7 +76,7 @@ def command(
     kinds = {one.report for one in chosen.values()}
     kind = kinds.pop() if len(kinds) == 1 else "comparison"
     if chosen and kind != "sensitivity":
-        found = _only(found, list(chosen.values()), registry)
+        found = named(only(found, list(chosen.values()), registry), list(chosen.values()), registry)
     judged = _judge(list(chosen), found, registry, store)
     if found.empty and not judged:
         raise UserError(f"no records of {', '.join(experiments or ['any run'])} in {results}: `harness run` makes them")
@@ -97,10 +98,10 @@ def command(
         write_atomic(folder / name, text)
         console.print(f"written: {folder / name}", highlight=False)
     if "html" in chosen_formats:
-        title = f"Results of {', '.join(chosen)}" if chosen else "Results"
+        title = page_title(list(chosen), found)
         with console.status("writing the page"):
             shown = pictures_of_all(found, registry, store, root) if pictures else ()
-            write_page(folder / "report.html", title, tables, found, shown, drawn)
+            write_page(folder / "report.html", title, tables, found, shown, drawn, bibtex(found, registry))
         console.print(f"written: {folder / 'report.html'}", highlight=False)
     if not found.empty:
         explained = next_command("show", found.key.iloc[0][:8], results=results)
@@ -134,35 +135,17 @@ def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry:
 
 
 def _draw(album: Iterator[Drawn], console: Console) -> list[Drawn]:
-    """Draw figures, say what was written and what was left out; return those that there are."""
-    made = []
+    """Draw figures; say in a line each what was written and what was not, and return those that there are."""
     with console.status("drawing figures"):
-        for drawn in album:
-            if drawn.files:
-                console.print(f"written: {' '.join(path.name for path in drawn.files)}", markup=False, highlight=False)
-                made.append(drawn)
-            else:
-                why = "; ".join(drawn.left_out) or "nothing to draw"
-                console.print(f"not drawn: {drawn.caption}: {why}", markup=False, highlight=False)
+        every = list(album)
+    made = [drawn for drawn in every if drawn.files]
+    for drawn in every:
+        if drawn.files:
+            console.print(f"written: {' '.join(path.name for path in drawn.files)}", markup=False, highlight=False)
+    for drawn in every:
+        if not drawn.files:
+            line = f"not drawn: {drawn.name}: {drawn.left_out[-1] if drawn.left_out else 'nothing to draw'}"
+            console.print(line, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
+    if len(made) < len(every):
+        console.print(f"{len(made)} of {len(every)} figures drawn", highlight=False)
     return made
-
-
-def _only(found: pd.DataFrame, experiments: list[Experiment], registry: Registry) -> pd.DataFrame:
-    """Return the records of the cells of some experiments, whatever they started from and with whatever seeds.
-
-    What a protocol says counts, not what it is called: `strict-1` is what older records call `strict`.
-    """
-    from harness.spec import expand
-
-    cells = [cell for experiment in experiments for cell in expand(experiment.grids, registry)]
-    wanted = {_content(cell.spec.model_dump(mode="json")) for cell in cells}
-    return found[[_content(record["spec"]) in wanted for record in found.record]]
-
-
-def _content(spec: dict[str, Any]) -> str:
-    """Return what tells the cells of an experiment from others."""
-    from harness.strict import canonical
-
-    kept = {key: value for key, value in spec.items() if key not in ("weights", "checkpoint", "seed", "limit")}
-    named = ("name", "summary", "source", "version")
-    return canonical(kept | {"protocol": {key: value for key, value in spec["protocol"].items() if key not in named}})

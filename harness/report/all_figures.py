@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +16,12 @@ from harness.registry import Registry
 from harness.report import figures, gallery
 from harness.report.dataframe import once
 from harness.report.figures import Drawn
+from harness.report.figures.series import coloured
+from harness.report.notes import protocol_name
 from harness.report.pictures import Picture, pictures_of
 from harness.report.published import published
 from harness.report.sensitivity import shared
+from harness.report.tables import declared
 from harness.results.store import Store
 
 if TYPE_CHECKING:
@@ -51,17 +56,19 @@ def album(
         for name, rows in shared(found).groupby("dataset"):
             path = folder / f"sensitivity-{name}.png"
             figures.draw_sensitivity(rows, path)
-            yield Drawn(None, (path,), f"{name}: mIoU of one training under every protocol", ())
+            yield Drawn(path.stem, None, (path,), f"{name}: mIoU of one training under every protocol", ())
         return
-    scored = once(found[found.split != ""])
+    scored = coloured(once(found[found.split != ""]))
     for name, rows in scored.groupby("dataset"):
         last = _last_split(rows)
         yield figures.parameters_figure(rows, published(registry), folder / f"parameters-{name}", str(name), last)
         dataset, problem = _open(str(name), registry, root) if pictures else (None, "")
         if problem:
-            yield Drawn(None, (), f"{name}: figures of pictures", (problem,))
-        for protocol, own in rows.groupby("protocol"):
-            yield from _of_protocol(own, store, folder, f"{name}-{protocol}", dataset, pictures)
+            yield Drawn(f"pictures-{name}", None, (), f"{name}: figures of pictures", (problem,))
+        for title, own in by_protocol(rows):
+            under = protocol_name(own.record.iloc[0])
+            for drawn in _of_protocol(own, store, folder, f"{name}-{title}", dataset, pictures):
+                yield replace(drawn, caption=f"{name}, {under}: {drawn.caption}")
 
 
 def _of_protocol(
@@ -76,7 +83,7 @@ def _of_protocol(
         return
     path = folder / f"gallery-{name}.png"
     if gallery.draw(rows, dataset, split, store, path, pictures):
-        yield Drawn(None, (path,), f"{name}, {split}: pictures, ground truth, heat-maps and masks", ())
+        yield Drawn(path.stem, None, (path,), f"{name}, {split}: pictures, ground truth, heat-maps and masks", ())
     yield figures.heatmaps_figure(rows, dataset, store, folder / f"heatmaps-{name}", split, count=pictures)
     yield figures.qualitative_figure(rows, dataset, store, folder / f"qualitative-{name}", split, count=pictures)
     yield figures.extreme_pictures(rows, dataset, store, folder / f"extremes-{name}", split)
@@ -90,8 +97,17 @@ def pictures_of_all(found: pd.DataFrame, registry: Registry, store: Store, root:
     for name, rows in found[found.split != ""].groupby("dataset"):
         dataset, _ = _open(str(name), registry, root)
         if dataset is not None:
-            for _, own in rows.groupby("protocol"):
+            for _, own in by_protocol(rows):
                 yield from pictures_of(own, dataset, _last_split(own), store)
+
+
+def by_protocol(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the rows of each table, with the name of their protocol; of two with one name, the second is `NAME-2`."""
+    seen: Counter[str] = Counter()
+    for _, own in rows.groupby([declared(record) for record in rows.record], sort=True):
+        name = own.protocol.iloc[0]
+        seen[name] += 1
+        yield (name if seen[name] == 1 else f"{name}-{seen[name]}"), own
 
 
 def _last_split(rows: pd.DataFrame) -> str:

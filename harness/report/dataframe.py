@@ -24,7 +24,8 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per cell and scored split; one with an empty split for a cell that was not done. `miou`, with its 95 %
+        One row per cell and scored split; one with an empty split for a cell that was not done. `name` is what an
+        experiment calls it, empty where none does. `miou`, with its 95 %
         interval over pictures from `low` to `high`, `pixacc`, `macc`, `coverage` and `pxap` are shares in [0, 1];
         `best` is the mIoU at the background threshold that is best on the split's own pixels, an oracle; `iou`
         maps class names to IoU; `parameters` counts weights; `settings` is the method's; `record` is the whole record.
@@ -69,7 +70,13 @@ def varying(settings: Iterable[dict[str, Any]]) -> set[str]:
 
 def variant(settings: dict[str, Any], shown: set[str]) -> str:
     """Return some of a method's settings as text."""
-    return ", ".join(f"{key}={value}" for key, value in settings.items() if key in shown)
+    return ", ".join(_setting(key, value) for key, value in settings.items() if key in shown)
+
+
+def _setting(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name}={value}"
 
 
 def _masks(row: Any) -> str:
@@ -84,6 +91,7 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     base = {
         "key": record["key"],
         "title": record["title"],
+        "name": "",
         "status": record["status"],
         "reason": record.get("reason", ""),
         "dataset": spec["dataset"],
@@ -123,7 +131,7 @@ def _verified(metrics: dict[str, Any] | None) -> dict[str, float]:
 
 
 _COLUMNS = [
-    "key", "title", "status", "reason", "dataset", "protocol", "refine", "method", "backbone", "timm", "weights",
-    "seed", "limit", "settings", "parameters", "split", "miou", "low", "high", "pixacc", "macc",
+    "key", "title", "name", "status", "reason", "dataset", "protocol", "refine", "method", "backbone", "timm",
+    "weights", "seed", "limit", "settings", "parameters", "split", "miou", "low", "high", "pixacc", "macc",
     "coverage", "pxap", "best", "iou", "verify", "verified", "verified_low", "verified_high", "pipeline", "record",
 ]  # fmt: skip

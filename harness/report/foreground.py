@@ -11,7 +11,8 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.metrics import mean_over_objects, object_jaccard
-from harness.report.tables import Marks, Table, forbidden, protocol_name
+from harness.report.notes import Marks, forbidden, protocol_name
+from harness.report.tables import Table
 from harness.results.store import Store
 from harness.run.record import split_confusions
 from harness.strict import canonical

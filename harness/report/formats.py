@@ -19,6 +19,7 @@ from harness.report.tables import Table
 if TYPE_CHECKING:
     from harness.report.figures.canvas import Drawn
 
+BOUNDS = "floors and ceilings"  # stands over the rows of a table that are no methods
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "→": r"$\to$",
@@ -39,6 +40,8 @@ def show(table: Table, console: Console) -> None:
     for column in table.columns:
         rich.add_column(Text(column), overflow="fold")
     for number, row in enumerate(table.rows):
+        if number == table.first_bound:
+            rich.add_row(Text(BOUNDS, "italic"))
         rich.add_row(*(Text(cell, "bold" if (number, n) in table.bold else "") for n, cell in enumerate(row)))
     console.print(rich)
     for note in table.notes:
@@ -51,6 +54,8 @@ def markdown(table: Table) -> str:
         [f"**{_md(cell)}**" if (r, c) in table.bold else _md(cell) for c, cell in enumerate(row)]
         for r, row in enumerate(table.rows)
     ]
+    if table.first_bound > 0:
+        cells.insert(table.first_bound, [f"*{BOUNDS}*"])
     text = tabulate(cells, list(map(_md, table.columns)), "pipe", disable_numparse=True)
     notes = "".join(f"\n- {_md(note)}" for note in table.notes)
     return f"### {_md(table.title)}\n\n{text}\n{notes}\n"
@@ -104,6 +109,8 @@ def _latex_table(table: Table) -> str:
         " & ".join(rf"\textbf{{{_tex(c)}}}" if (r, n) in table.bold else _tex(c) for n, c in enumerate(row)) + r" \\"
         for r, row in enumerate(table.rows)
     ]
+    if table.first_bound > 0:
+        rows.insert(table.first_bound, r"\midrule")
     lines = [
         rf"\textbf{{{_tex(table.title)}}}\par\smallskip",
         r"\begin{adjustbox}{max width=\linewidth,max totalheight=0.85\textheight}",

@@ -50,15 +50,18 @@ def draw(results: pd.DataFrame, dataset: Dataset, split: str, store: Store, path
 
 
 def kept_cells(rows: pd.DataFrame, split: str, store: Store) -> list[dict[str, Kept]]:
-    """Return what the best settings of each method have kept, with their first seed.
+    """Return what the best settings of each method have kept, with the first seed that they were run with.
 
     Returns
     -------
     list of dict
         For each method, best first: by what is written over its masks, BPM before refined ones.
     """
-    rows = rows[~rows.method.str.startswith("sanity") & (rows.seed == rows.seed.min())]
-    groups = [group for _, group in rows.groupby(["method", "backbone", rows.settings.astype(str)], sort=True)]
+    rows = rows[~rows.method.str.startswith("sanity")]
+    groups = [
+        group[group.seed == group.seed.min()]
+        for _, group in rows.groupby(["method", "backbone", rows.settings.astype(str)], sort=True)
+    ]
     best: dict[tuple[str, str], pd.DataFrame] = {}
     for group in sorted(groups, key=lambda group: -group.miou.max()):
         best.setdefault((group.method.iloc[0], group.backbone.iloc[0]), group)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,14 +17,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.files import write_atomic
 from harness.report.figures.canvas import Drawn
+from harness.report.formats import csv_text, file_name, latex, markdown
+from harness.report.notes import forbidden, protocol_name
 from harness.report.page_data import drawers
 from harness.report.pictures import Picture, Shown, beside, data_uri, embedded
-from harness.report.tables import Table, forbidden, protocol_name, unfinished
+from harness.report.tables import Table, unfinished
 from harness.strict import canonical
 
 EMBEDDED = 36  # pictures, and figures, that stand in the page itself; the others are files beside it
 
 _HERE = Path(__file__).parent
+_SUFFIXES = {"CSV": ".csv", "Markdown": ".md", "LaTeX": ".tex"}
 _NUMBER = re.compile(r"[+\-−]?\d")
 _NOTHING = ("", "–", "not run")
 _TONES = {
@@ -55,6 +58,8 @@ class _Section:
     notes: list[str]
     badges: list[str]
     scored: bool
+    first_bound: int
+    downloads: list[tuple[str, str, str]]
 
 
 class _Tips:
@@ -86,7 +91,7 @@ class _Tips:
 
 def write_page(
     path: Path, title: str, tables: list[Table], results: pd.DataFrame, pictures: Iterable[Picture],
-    figures: Iterable[Drawn] = (),
+    figures: Iterable[Drawn] = (), citations: str = "",
 ) -> None:  # fmt: skip
     """Write tables, records, figures and pictures as one HTML page; the same input gives the same bytes.
 
@@ -104,6 +109,8 @@ def write_page(
         Those with the same caption stand together.
     figures : iterable of Drawn
         Their files lie in the folder of the page; of those after the first 36 the page loads the files.
+    citations : str
+        BibTeX of what stands in the tables, to be downloaded.
     """
     records = {record["key"]: record for record in results.record}
     tips = _Tips()
@@ -123,6 +130,7 @@ def write_page(
         left=_section(left, records, tips, taken) if left else None,
         figures=[_figure(drawn, number < EMBEDDED) for number, drawn in enumerate(f for f in figures if f.files)],
         galleries=[(caption, _overlays(shown), shown) for caption, shown in galleries.items()],
+        citations=_download("citations.bib", citations) if citations else None,
         tips=tips.all,
         records=drawers(records.values()),
         style=(_HERE / "page.css").read_text("utf-8"),
@@ -130,6 +138,17 @@ def write_page(
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
     write_atomic(path, page)
+
+
+def page_title(experiments: Sequence[str], results: pd.DataFrame) -> str:
+    """Return what a page shows: experiments, datasets, and the protocol if there is one for all."""
+    specs = [record["spec"] for record in results.record]
+    datasets = ", ".join(sorted({spec["dataset"] for spec in specs}))
+    protocols = sorted({spec["protocol"]["name"] for spec in specs})
+    under = (
+        f"protocol{'s' * (len(protocols) > 1)} {', '.join(protocols)}" if len(protocols) < 4 else "several protocols"
+    )
+    return ": ".join(filter(None, [", ".join(experiments), f"{datasets}, {under}" if specs else ""])) or "Results"
 
 
 def _figure(drawn: Drawn, embed: bool) -> tuple[str, str, tuple[str, ...]]:
@@ -192,7 +211,24 @@ def _section(table: Table, records: dict[str, dict[str, Any]], tips: _Tips, take
         rows.append(cells)
     anchor = _slug(table.title, taken)
     columns = list(zip(table.columns, numeric, strict=True))
-    return _Section(anchor, table.title, columns, rows, table.notes, list(badges), scored)
+    return _Section(
+        anchor, table.title, columns, rows, table.notes, list(badges), scored, table.first_bound, _downloads(table)
+    )
+
+
+def _downloads(table: Table) -> list[tuple[str, str, str]]:
+    """Return a table as files that the page holds: the format's name, the file's and a link."""
+    stem = file_name(table.title)
+    formats = (
+        ("CSV", ".csv", csv_text(table)),
+        ("Markdown", ".md", markdown(table)),
+        ("LaTeX", ".tex", latex([table])),
+    )
+    return [(name, *_download(stem + suffix, text)) for name, suffix, text in formats]
+
+
+def _download(name: str, text: str) -> tuple[str, str]:
+    return name, f"data:text/plain;charset=utf-8;base64,{b64encode(text.encode()).decode()}"
 
 
 def _numeric(texts: list[str]) -> bool:

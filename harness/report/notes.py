@@ -1,10 +1,14 @@
-"""What the numbers of a table have in common: protocol, classes, images, and what a dataset says of itself."""
+"""What stands around the numbers of a table: footnotes, the protocol's name, and what all of them have in common."""
 
 from __future__ import annotations
+
+from string import ascii_lowercase
+from typing import Any
 
 import pandas as pd
 
 from harness.data.base import Dataset
+from harness.protocol import VERIFICATION
 from harness.registry import Registry
 
 
@@ -28,11 +32,14 @@ def protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str], registr
             f"protocol {protocol['name']}: trained on {protocol['fit_split']}, labels from {protocol['label_source']}; "
             f"classes gated by {gating['training']} on training splits, {gating['held_out']} on held-out ones; "
             f"normalisation {protocol['normalisation']}, background {protocol['background']}; "
-            f"size {protocol['size'] or 'of the method'}, scales {protocol['scales']}{mirrored}; "
+            f"size {protocol['size'] or 'of the method'}, scales {as_text(protocol['scales'])}{mirrored}; "
             f"{protocol['checkpoint']} checkpoint; {protocol['precision']}"
         ),
-        f"mIoU {defined}over {_classes(group)} classes, background included; pictures: {pictures}",
-        "of several seeds: mean ± standard deviation over seeds; [95 % interval over pictures, mean of the seeds']",
+        (
+            f"mIoU: of the pseudo-masks before any refiner (baseline pseudo-masks, BPM), {defined}over "
+            f"{_classes(group)} classes, background included; images: {pictures}"
+        ),
+        "of several seeds: mean ± standard deviation over seeds; [95 % interval over images, mean of the seeds']",
     ]
     for split, count in sorted({item for one in group.record for item in one.get("overlaps", {}).items()}):
         notes.append(f"{count} images of {split} are in {protocol['fit_split']} too: its scores are not held out")
@@ -44,3 +51,57 @@ def protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str], registr
         if whole and whole != scored:
             notes.append(f"{split}: {scored} of {whole} official pictures, so these are not {dataset} scores")
     return [*notes, dataset_class.note] if dataset_class.note else notes
+
+
+class Marks:
+    """Footnote marks, in order of appearance."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.given: dict[str, str] = {}
+
+    def of(self, notes: list[str]) -> str:
+        """Return the marks of some notes, new ones for those that have none yet."""
+        for note in notes:
+            if note not in self.given:
+                self.given[note] = mark(len(self.given))
+                self.notes.append(f"[{self.given[note]}] {note}")
+        return f" [{','.join(self.given[note] for note in notes)}]" if notes else ""
+
+
+def mark(number: int) -> str:
+    """Return the mark of a footnote, counted from 0: a to z, then aa, ab and so on."""
+    before, last = divmod(number, len(ascii_lowercase))
+    return (mark(before - 1) if before else "") + ascii_lowercase[last]
+
+
+def forbidden(record: dict[str, Any]) -> list[str]:
+    """Return the uses of ground truth beyond the image labels of training splits, as footnotes."""
+    uses: dict[tuple[str, str], list[str]] = {}
+    for use in record["ground_truth"]:
+        if not use["allowed"]:
+            uses.setdefault((use["what"], use["for"]), []).append(use["split"])
+    return [f"ground truth used: {what} of {' and '.join(splits)}, for {why}" for (what, why), splits in uses.items()]
+
+
+def protocol_name(record: dict[str, Any]) -> str:
+    """Return a protocol's name with what was changed of it."""
+    changes = []
+    for key in sorted(record["origins"]):
+        if key.startswith("protocol.") and key.split(".")[1] not in VERIFICATION:
+            value: Any = record["spec"]["protocol"]
+            for part in key.split(".")[1:]:
+                value = value[part]
+            changes.append(f"{key.removeprefix('protocol.')}={as_text(value)}")
+    version = record["spec"]["protocol"].get("version", 1)
+    name = f"protocol {record['spec']['protocol']['name']}" + (f", version {version}" if version > 1 else "")
+    return f"{name} with {', '.join(changes)}" if changes else name
+
+
+def as_text(value: Any) -> str:
+    """Return a value of a setting as a person writes it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={as_text(inner)}" for key, inner in value.items())
+    return "+".join(map(as_text, value)) if isinstance(value, list) else str(value)

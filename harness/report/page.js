@@ -28,14 +28,14 @@ function record(key) {
 const keysOf = (hash) =>
   new URLSearchParams(hash.slice(1)).getAll("record").filter((key) => Object.hasOwn(records().records, key));
 
-// Tables: sorted by a click on a heading; numbers begin with the highest, and what is no number stays last.
+// Tables: sorted by a click on a heading; numbers begin with the highest, and what is no number stays last. Floors and
+// ceilings are sorted among themselves.
 
 const tables = [...document.querySelectorAll("section.table")].map((section) => ({
   section,
   title: section.querySelector("h2").textContent.toLowerCase(),
-  body: section.querySelector("tbody"),
   headings: [...section.querySelectorAll("thead th")],
-  rows: [...section.querySelectorAll("tbody tr")],
+  rows: [...section.querySelectorAll("tbody tr:not(.apart)")],
 }));
 
 function valueOf(row, column, numeric) {
@@ -60,7 +60,7 @@ function sort(table, column) {
     if (left === null || right === null) return (left === null) - (right === null);
     return sign * (numeric ? left - right : collator.compare(left, right));
   });
-  table.body.append(...table.rows);
+  for (const row of table.rows) row.parentNode.append(row);
   for (const one of table.headings) one.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", order);
   listClasses(table);
@@ -88,6 +88,9 @@ function narrow() {
       row.text ??= `${table.title} ${row.textContent.toLowerCase()}`;
       row.hidden = !words.every((word) => row.text.includes(word));
       here += !row.hidden;
+    }
+    for (const line of table.section.querySelectorAll(".apart")) {
+      line.hidden = !line.parentNode.querySelector("tr:not(.apart):not([hidden])");
     }
     table.section.querySelector(".box").hidden = here === 0;
     table.section.querySelector(".no-match").hidden = here > 0;
@@ -159,12 +162,15 @@ function showTip(badge) {
   clearTimeout(leaving);
   if (tip !== text) hideTip();
   tip = text;
+  text.style.maxHeight = "";
   if (!text.matches(":popover-open")) text.showPopover();
   const at = badge.getBoundingClientRect();
   const left = Math.max(8, Math.min(at.left, document.documentElement.clientWidth - text.offsetWidth - 8));
-  const below = at.bottom + 6;
-  const top = below + text.offsetHeight < innerHeight ? below : Math.max(8, at.top - text.offsetHeight - 6);
-  Object.assign(text.style, { margin: 0, inset: "auto", left: `${left}px`, top: `${top}px` });
+  const [under, over] = [innerHeight - at.bottom - 14, at.top - 14]; // never on the badge itself
+  const below = text.scrollHeight < under || under > over;
+  const high = Math.min(text.offsetHeight, below ? under : over);
+  const top = below ? at.bottom + 6 : at.top - high - 6;
+  Object.assign(text.style, { margin: 0, inset: "auto", left: `${left}px`, top: `${top}px`, maxHeight: `${high}px` });
 }
 
 const badgeAt = (event) => event.target.closest?.("[popovertarget]");
@@ -316,7 +322,8 @@ function choose(keys, chosen) {
 }
 
 function route() {
-  const keys = keysOf(location.hash);
+  const seed = (key) => record(key).seed;
+  const keys = keysOf(location.hash).sort((a, b) => seed(a) - seed(b));
   if (!keys.length) {
     drawer.close();
     return;

@@ -17,7 +17,7 @@ from PIL import Image
 
 from harness.data.base import IGNORE, Dataset, open_mask, open_rgb, voc_palette
 from harness.report.gallery import choose, kept_cells
-from harness.report.tables import protocol_name
+from harness.report.notes import protocol_name
 from harness.results.store import Store, UnusableArtefactError
 
 SIDE = 448  # pixels, of the longer side

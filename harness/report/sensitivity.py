@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from harness.report.dataframe import once
-from harness.report.tables import Marks, Table, forbidden, protocol_name
+from harness.report.notes import Marks, forbidden, protocol_name
+from harness.report.tables import Table
 
 BASE = "strict"
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, stdev
-from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -14,11 +13,12 @@ import pandas as pd
 from harness.protocol import VERIFICATION
 from harness.registry import Registry
 from harness.report.dataframe import once, variant, varying
-from harness.report.notes import protocol_notes
+from harness.report.notes import Marks, forbidden, protocol_name, protocol_notes
 from harness.report.verifiers import ignored_notes, start_notes, verifier_names
 from harness.strict import canonical
 
-_METRICS = {"miou": "BPM mIoU", "best": "at its best threshold", "pixacc": "pixAcc", "pxap": "PxAP"}
+_METRICS = {"miou": "mIoU", "best": "best threshold", "pixacc": "pixAcc", "pxap": "PxAP"}
+_ABOUT = ("backbone (timm id)", "params", "with verifier", "weights", "seeds")  # columns of what a row is made with
 _ORACLE = "an oracle: the background threshold that is best on this split's own pixels, before any refiner"
 _ENDS = {"miou": ("low", "high"), "verified": ("verified_low", "verified_high")}  # of an interval over pictures
 
@@ -37,6 +37,8 @@ class Table:
     notes : list of str
     sources : dict
         (row, column) of a score: the keys of the records that it comes from.
+    bounds : int
+        How many rows at the end are floors and ceilings of a score, which stand apart.
     """
 
     title: str
@@ -45,6 +47,12 @@ class Table:
     bold: set[tuple[int, int]] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     sources: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+    bounds: int = 0
+
+    @property
+    def first_bound(self) -> int:
+        """The row before which a line says that floors and ceilings follow; -1 where there is none."""
+        return len(self.rows) - self.bounds if 0 < self.bounds < len(self.rows) else -1
 
 
 class _Score(NamedTuple):
@@ -68,6 +76,7 @@ class _Row:
     """A configuration: records that differ in seed and refiner only."""
 
     method: str
+    name: str  # as an experiment calls it
     variant: str
     backbone: str
     timm: str
@@ -76,6 +85,11 @@ class _Row:
     limit: int | None
     version: str  # of the method's source, where its rows have several
     records: pd.DataFrame
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it is a floor or the ceiling of what a score can be, and no method."""
+        return self.method.startswith("sanity-")
 
     def values(self, score: _Score, column: str = "") -> list[float]:
         """Return what its records have of a score, or of another column of the same records."""
@@ -110,7 +124,7 @@ def comparison(results: pd.DataFrame, registry: Registry | None = None) -> list[
     done = results[(results.status == "done") & (results.split != "")].copy()
     if done.empty:
         return []
-    done["declared"] = [_declared(record) for record in done.record]
+    done["declared"] = [declared(record) for record in done.record]
     tables = []
     for (dataset, _), group in done.groupby(["dataset", "declared"], sort=True):
         tables.append(_comparison(str(dataset), group, registry or Registry()))
@@ -133,53 +147,76 @@ def unfinished(results: pd.DataFrame) -> Table | None:
 def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
     protocol = group.record.iloc[0]["spec"]["protocol"]
     splits = [split for split in protocol["eval_splits"] if split in set(group.split)]
-    refiners = sorted(set(group.refine) - {"none"})
     group = group.assign(verify=verifier_names(list(group.record)), repeats=~group.index.isin(once(group).index))
-    verified = sorted(
-        {(refine, verify) for refine, verify in zip(group.refine, group.verify, strict=True) if verify != "none"}
-    )
-    scores: list[_Score] = []
-    for split in splits:
-        scores += [
-            *(_Score(split, metric=metric) for metric in _METRICS if _is_shown(metric, split == splits[-1], group)),
-            *(_Score(split, refiner) for refiner in refiners),
-            *(_Score(split, refine, "verified", verify) for refine, verify in verified),
-        ]
-    rows = sorted(_configurations(group), key=lambda row: -row.mean(_Score(splits[-1])))
-    about = ["method", "settings", "backbone (timm id)", "params", "weights", "seeds"]
-    if verified:
-        about.insert(4, "with verifier")
+    scores = _scores(group, splits)
+    rows = sorted(_configurations(group), key=lambda row: (row.is_bound, -row.mean(scores[0])))
     marks = Marks()
     headings = [
         score.heading + marks.of([*start_notes(group, score.verify), *([_ORACLE] if score.metric == "best" else [])])
         for score in scores
     ]
-    table = Table(f"{dataset}, {protocol_name(group.record.iloc[0])}", about + headings, [])
-    for row in rows:
-        table.rows.append(
-            [
-                row.method + marks.of(_method_notes(row)),
-                row.variant,
-                _backbone(row),
-                _millions([row.parameters]),
-                *([_millions(row.records.pipeline)] if verified else []),
-                row.weights + marks.of(_weight_notes(row)),
-                ",".join(str(seed) for seed in sorted(set(row.records.seed))),
-                *(_text(row, score) + marks.of(ignored_notes(row.records, score.verify)) for score in scores),
-            ]
-        )
-    for column, score in enumerate(scores, len(about)):
+    names = [row.name or row.method for row in rows]
+    settings = ["" if row.name else row.variant for row in rows]
+    cells = []
+    for row, name, changed in zip(rows, names, settings, strict=True):
+        measured = [_text(row, score) + marks.of(ignored_notes(row.records, score.verify)) for score in scores]
+        cells.append([name + marks.of(_method_notes(row)), changed, *measured, *_about(row, marks)])
+    columns = ["method", "settings", *headings, *_ABOUT]
+    shared = _shared(columns, cells, rows)
+    kept = [number for number, column in enumerate(columns) if column not in shared]
+    table = Table(
+        f"{dataset}, {protocol_name(group.record.iloc[0])}",
+        [columns[number] for number in kept],
+        [[row[number] for number in kept] for row in cells],
+        bounds=sum(row.is_bound for row in rows),
+    )
+    first = kept.index(2)
+    for column, score in enumerate(scores, first):
         if score.metric != "best":
             _embolden(table, rows, column, score)
         for number, row in enumerate(rows):
             table.sources[number, column] = row.keys(score)
-    table.notes = [*protocol_notes(dataset, group, splits, registry), *marks.notes]
+    said = "; ".join(f"{column} {value}" for column, value in shared.items() if value not in ("", "–"))
+    table.notes = [*protocol_notes(dataset, group, splits, registry), *([f"all methods: {said}"] if said else [])]
+    table.notes += marks.notes
     return table
 
 
-def _is_shown(metric: str, last: bool, group: pd.DataFrame) -> bool:
-    """Return whether a metric has a column: PxAP of the last split; best thresholds where records have them."""
-    return last if metric == "pxap" else metric != "best" or bool(group.best.notna().any())
+def _scores(group: pd.DataFrame, splits: list[str]) -> list[_Score]:
+    """Return the columns of scores: the last split first, mIoU before everything else."""
+    refiners = sorted(set(group.refine) - {"none"})
+    verified = sorted({(one.refine, one.verify) for one in group.itertuples() if one.verify != "none"})
+    found: list[_Score] = []
+    for split in reversed(splits):
+        found += [
+            _Score(split),
+            *(_Score(split, refiner) for refiner in refiners),
+            *([_Score(split, metric="best")] if group.best.notna().any() else []),
+            *(_Score(split, refine, "verified", verify) for refine, verify in verified),
+        ]
+    return [*found, *(_Score(split, metric="pixacc") for split in reversed(splits)), _Score(splits[-1], metric="pxap")]
+
+
+def _about(row: _Row, marks: Marks) -> list[str]:
+    """Return what a row is made with, in the order of `_ABOUT`."""
+    return [
+        _backbone(row),
+        _millions([row.parameters]),
+        _millions(row.records.pipeline),
+        row.weights + marks.of(_weight_notes(row)),
+        ",".join(str(seed) for seed in sorted(set(row.records.seed))),
+    ]
+
+
+def _shared(columns: list[str], cells: list[list[str]], rows: list[_Row]) -> dict[str, str]:
+    """Return the columns in which all methods have the same text, which the caption says once."""
+    methods = [cell for cell, row in zip(cells, rows, strict=True) if not row.is_bound] or cells
+    found = {}
+    for number, column in enumerate(columns):
+        values = {cell[number] for cell in methods}
+        if column in ("settings", *_ABOUT) and len(values) == 1:
+            found[column] = values.pop()
+    return found
 
 
 def _configurations(group: pd.DataFrame) -> list[_Row]:
@@ -195,7 +232,7 @@ def _configurations(group: pd.DataFrame) -> list[_Row]:
         first = same.iloc[0]
         rows.append(
             _Row(
-                first.method, variant(first.settings, changing[first.method]),
+                first.method, next(filter(None, same.name), ""), variant(first.settings, changing[first.method]),
                 first.backbone, first.timm, first.weights,
                 first.parameters, first.limit,
                 _version(first.record) if len(versions[first.method]) > 1 else "", same,
@@ -208,8 +245,8 @@ def _version(record: dict[str, Any]) -> str:
     return str(record.get("method_version", ""))
 
 
-def _declared(record: dict[str, Any]) -> str:
-    """Return a protocol's text without refiner and verifier, which are columns, and without its summary."""
+def declared(record: dict[str, Any]) -> str:
+    """Return what the records of a table share: data, and the protocol but for refiner and verifier, its columns."""
     left_out = ("refine", "summary", "source", *VERIFICATION)
     protocol = {k: v for k, v in record["spec"]["protocol"].items() if k not in left_out}
     common = (protocol["fit_split"], *protocol["eval_splits"], protocol["background"].removeprefix("swept_on:"))
@@ -229,24 +266,10 @@ def _text(row: _Row, score: _Score) -> str:
 
 def _embolden(table: Table, rows: list[_Row], column: int, score: _Score) -> None:
     """Mark the best score of a column among methods that see no masks."""
-    fair = {n: row.mean(score) for n, row in enumerate(rows) if not _sees_masks(row)}
+    fair = {n: row.mean(score) for n, row in enumerate(rows) if not _sees_masks(row) and not row.is_bound}
     best = max(fair.values(), default=-1.0)
     if best >= 0:
         table.bold |= {(number, column) for number, value in fair.items() if value == best}
-
-
-def protocol_name(record: dict[str, Any]) -> str:
-    """Return a protocol's name with what was changed of it."""
-    changes = []
-    for key in sorted(record["origins"]):
-        if key.startswith("protocol.") and key.split(".")[1] not in VERIFICATION:
-            value: Any = record["spec"]["protocol"]
-            for part in key.split(".")[1:]:
-                value = value[part]
-            changes.append(f"{key.removeprefix('protocol.')}={value}")
-    version = record["spec"]["protocol"].get("version", 1)
-    name = f"protocol {record['spec']['protocol']['name']}" + (f", version {version}" if version > 1 else "")
-    return f"{name} with {', '.join(changes)}" if changes else name
 
 
 def _backbone(row: _Row) -> str:
@@ -260,39 +283,8 @@ def _millions(counts: Iterable[float | None]) -> str:
     return " / ".join(known) or "–"
 
 
-class Marks:
-    """Footnote marks, in order of appearance."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.given: dict[str, str] = {}
-
-    def of(self, notes: list[str]) -> str:
-        """Return the marks of some notes, new ones for those that have none yet."""
-        for note in notes:
-            if note not in self.given:
-                self.given[note] = mark(len(self.given))
-                self.notes.append(f"[{self.given[note]}] {note}")
-        return f" [{','.join(self.given[note] for note in notes)}]" if notes else ""
-
-
-def mark(number: int) -> str:
-    """Return the mark of a footnote, counted from 0: a to z, then aa, ab and so on."""
-    before, last = divmod(number, len(ascii_lowercase))
-    return (mark(before - 1) if before else "") + ascii_lowercase[last]
-
-
 def _sees_masks(row: _Row) -> bool:
     return "masks" in row.records.record.iloc[0]["supervision"]
-
-
-def forbidden(record: dict[str, Any]) -> list[str]:
-    """Return the uses of ground truth beyond the image labels of training splits, as footnotes."""
-    uses: dict[tuple[str, str], list[str]] = {}
-    for use in record["ground_truth"]:
-        if not use["allowed"]:
-            uses.setdefault((use["what"], use["for"]), []).append(use["split"])
-    return [f"ground truth used: {what} of {' and '.join(splits)}, for {why}" for (what, why), splits in uses.items()]
 
 
 def _method_notes(row: _Row) -> list[str]:

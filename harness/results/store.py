@@ -113,7 +113,9 @@ class Store:
             except OSError as error:
                 raise UserError(f"cannot write results to {root}: {error.strerror}; choose another --results") from None
         if not marker.exists():
-            raise UserError(f"no results in {root}: `harness run` makes some, --results names another folder")
+            inside = sorted(str(found.parent) for found in root.glob("*/store.json"))
+            remedy = f"these have some: {', '.join(inside)}" if inside else "`harness run` makes some"
+            raise UserError(f"no results in {root}: {remedy}; --results names another folder")
         try:
             schema = json.loads(marker.read_text("utf-8"))["schema"]
         except (ValueError, KeyError, TypeError, OSError):

@@ -24,6 +24,8 @@ class Drawn:
 
     Attributes
     ----------
+    name : str
+        Of the files, without a suffix.
     figure : matplotlib.figure.Figure or None
         None where there was nothing to draw.
     files : tuple of Path
@@ -34,6 +36,7 @@ class Drawn:
         What is not: reasons, each with what it left out.
     """
 
+    name: str
     figure: Any
     files: tuple[Path, ...]
     caption: str
@@ -85,12 +88,12 @@ def finish(figure: Any, path: Path, caption: str, left: LeftOut) -> Drawn:
     files = tuple(path.with_name(path.name + suffix) for suffix in _METADATA)
     for file in files:
         save(figure, file)
-    return Drawn(figure, files, caption, left.lines())
+    return Drawn(path.name, figure, files, caption, left.lines())
 
 
-def nothing(caption: str, left: LeftOut, reason: str = "") -> Drawn:
+def nothing(path: Path, caption: str, left: LeftOut, reason: str = "") -> Drawn:
     """Return that there was nothing to draw, and why: what was left out, or else a reason."""
-    return Drawn(None, (), caption, left.lines() or (reason,))
+    return Drawn(path.name, None, (), caption, left.lines() or (reason,))
 
 
 def tidy(axis: Any, grid: str = "y") -> None:

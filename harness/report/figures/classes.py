@@ -20,7 +20,7 @@ from harness.report.figures.canvas import (
     swatch,
     tidy,
 )
-from harness.report.figures.series import Series, contenders, scored
+from harness.report.figures.series import Series, colours, contenders, scored
 from harness.results.store import Store, UnusableArtefactError
 from harness.run.record import split_confusions
 
@@ -46,22 +46,24 @@ def class_bars(results: pd.DataFrame, path: Path, split: str) -> Drawn:
     found = scored(results, split)
     shown = found[: len(COLOURS)]
     if not shown:
-        return nothing(caption, left, f"nothing is scored on {split}")
+        return nothing(path, caption, left, f"nothing is scored on {split}")
     left.add(f"below the best {len(shown)}", *(one.label for one in found[len(COLOURS) :]))
     names = list(shown[0].rows.iou.iloc[0])
     bar = 0.8 / len(shown)
     figure = new_figure(PAGE, 1.0 + (len(names) + 1) * max(0.2, 0.06 * len(shown)))
     axis = figure.subplots()
-    for number, (series, colour) in enumerate(zip(shown, COLOURS, strict=False)):
+    own = [COLOURS[number] for number in colours(shown)]
+    for number, (series, colour) in enumerate(zip(shown, own, strict=True)):
         table = _ious(series)
         where = np.array([*range(len(names)), len(names) + 0.3]) + (number + 0.5) * bar - 0.4
-        spread = table.std(axis=1, ddof=1).to_numpy() if table.shape[1] > 1 else None
         means = table.mean(axis=1)
+        spread = table.std(axis=1, ddof=1).to_numpy() if table.shape[1] > 1 else None
+        whiskers = None if spread is None else [np.minimum(spread, means), spread]  # none below 0
         axis.barh(
             where,
             means,
             bar,
-            xerr=spread,
+            xerr=whiskers,
             color=colour,
             error_kw={"linewidth": 0.8, "ecolor": "0.4"},
             label=series.label,
@@ -74,7 +76,7 @@ def class_bars(results: pd.DataFrame, path: Path, split: str) -> Drawn:
     axis.axhline(len(names) - 0.35, color="0.6", linewidth=0.6)
     axis.set_xlabel(f"IoU on {split} (%)", fontsize=SMALL + 1)
     tidy(axis, "x")
-    legend(figure, [swatch(colour, one.label) for one, colour in zip(shown, COLOURS, strict=False)])
+    legend(figure, [swatch(colour, one.label) for one, colour in zip(shown, own, strict=True)])
     return finish(figure, path, caption, left)
 
 
@@ -100,7 +102,7 @@ def confusion_matrix(results: pd.DataFrame, store: Store, path: Path, split: str
     left = LeftOut()
     found = contenders(scored(results, split), left)
     if not found:
-        return nothing("confusion matrix", left, f"nothing is scored on {split}")
+        return nothing(path, "confusion matrix", left, f"nothing is scored on {split}")
     series, names = found[0], list(found[0].rows.iou.iloc[0])
     caption = f"{series.label} on {split}: pixels of each true class by predicted class, in % of the row"
     left.add("scores less", *(one.label for one in found[1:]))
@@ -111,7 +113,7 @@ def confusion_matrix(results: pd.DataFrame, store: Store, path: Path, split: str
         except UnusableArtefactError as error:
             left.add(f"no {error.stage} artefact", f"{series.label} seed {row.seed}")
     if not total.any():
-        return nothing(caption, left)
+        return nothing(path, caption, left)
     pixels = total.sum(1, keepdims=True)
     share = np.divide(100 * total, pixels, out=np.full(total.shape, np.nan), where=pixels > 0)
     left.add("no pixels", *(name for name, count in zip(names, pixels[:, 0], strict=True) if not count))

@@ -22,7 +22,7 @@ from harness.report.figures.canvas import (
     nothing,
     tidy,
 )
-from harness.report.figures.series import Series, scored
+from harness.report.figures.series import Series, colours, scored
 from harness.results.store import Store, UnusableArtefactError
 from harness.strict import canonical
 
@@ -46,31 +46,32 @@ def learning_curves(results: pd.DataFrame, path: Path) -> Drawn:
     """
     caption = "losses and learning rate over the epochs; several seeds: mean ± a standard deviation"
     left = LeftOut()
-    lines: list[tuple[str, dict[str, pd.DataFrame]]] = []
+    lines: list[tuple[Series, dict[str, pd.DataFrame]]] = []
     for series in _once(results, "fit"):
         curves = {row.seed: row.record.get("curves") for row in series.rows.itertuples()}
         tables = {seed: pd.DataFrame(epochs).set_index("epoch") for seed, epochs in curves.items() if epochs}
         if tables:
             whole = pd.concat(tables, axis=1)
             names = dict.fromkeys(whole.columns.get_level_values(1))
-            lines.append((series.label, {name: whole.xs(name, axis=1, level=1) for name in names}))
+            lines.append((series, {name: whole.xs(name, axis=1, level=1) for name in names}))
         else:
             known = None not in curves.values()
             left.add("does not train" if known else "recorded without its curves", series.label)
     lines, rest = lines[: len(COLOURS)], lines[len(COLOURS) :]
-    left.add(f"below the best {len(COLOURS)}", *(label for label, _ in rest))
+    left.add(f"below the best {len(COLOURS)}", *(series.label for series, _ in rest))
     if not lines:
-        return nothing(caption, left, "nothing was trained")
+        return nothing(path, caption, left, "nothing was trained")
     panels = sorted(dict.fromkeys(name for _, own in lines for name in own), key=lambda name: name == "lr")
     columns = min(3, len(panels))
     deep = -(-len(panels) // columns)
     figure = new_figure(PAGE, 0.6 + 1.9 * deep)
     axes = figure.subplots(deep, columns, squeeze=False).ravel()
     handles: dict[str, Any] = {}
+    numbers = colours([series for series, _ in lines])
     for axis, name in zip(axes, panels, strict=False):
-        for number, (label, own) in enumerate(lines):
+        for number, (series, own) in zip(numbers, lines, strict=True):
             if name in own:
-                handles[label] = _line(axis, own[name], number, label)
+                handles[series.label] = _line(axis, own[name], number, series.label)
         axis.set_title("learning rate" if name == "lr" else f"loss: {name}", fontsize=SMALL + 1)
         axis.set_xlabel("epoch", fontsize=SMALL)
         axis.locator_params(axis="x", integer=True, nbins=6)
@@ -79,7 +80,7 @@ def learning_curves(results: pd.DataFrame, path: Path) -> Drawn:
         tidy(axis)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    legend(figure, [handles[label] for label, _ in lines])
+    legend(figure, [handles[series.label] for series, _ in lines])
     return finish(figure, path, caption, left)
 
 
@@ -117,11 +118,11 @@ def threshold_curves(results: pd.DataFrame, store: Store, path: Path, split: str
     lines, rest = lines[: len(COLOURS)], lines[len(COLOURS) :]
     left.add(f"below the best {len(COLOURS)}", *(series.label for series, _ in rest))
     if not lines:
-        return nothing(caption, left, f"no score maps of {split}")
+        return nothing(path, caption, left, f"no score maps of {split}")
     figure = new_figure(PAGE, 3.6)
     axis = figure.subplots()
     handles, fixed = [], set()
-    for number, (series, read) in enumerate(lines):
+    for number, (series, read) in zip(colours([series for series, _ in lines]), lines, strict=True):
         table = 100 * pd.DataFrame({seed: curve["sweep"] for seed, curve in read.items()})
         table.index = np.arange(len(table)) / len(table)
         ap = [curve["pxap"] for curve in read.values() if curve["pxap"] is not None]

@@ -89,7 +89,7 @@ def parameters_figure(
         f"{accounts().convention}"
     )
     if not points:
-        return nothing(caption, left, f"nothing of {dataset} {split}")
+        return nothing(path, caption, left, f"nothing of {dataset} {split}")
     figure = new_figure(PAGE, 4.6)
     axis = figure.subplots()
     axis.set_xscale("log")

@@ -57,7 +57,7 @@ def heatmaps_figure(
     plain = [one for one in found if one.rows.refine.iloc[0] == "none"]
     caption = f"pictures of {split}, and of each: score maps, baseline pseudo-mask, refined masks"
     if not plain:
-        return nothing(caption, left, f"nothing without a refiner is scored on {split}")
+        return nothing(path, caption, left, f"nothing without a refiner is scored on {split}")
     best = plain[0]
     score = best.record["artefacts"]["splits"][split]["score"]
     refined = [one for one in found if one not in plain and one.record["artefacts"]["splits"][split]["score"] == score]
@@ -69,7 +69,7 @@ def heatmaps_figure(
     )
     kept = _kept([best, *refined], split, store, left)
     if best.label not in kept:
-        return nothing(caption, left)
+        return nothing(path, caption, left)
     base = kept[best.label]
     lines = []
     chosen = _choose(base.ids, split, pictures, count, seed)
@@ -79,7 +79,7 @@ def heatmaps_figure(
         masks = [_mask(one, image_id, titles[label], left) for label, one in kept.items()]
         lines.append((shown, heats, [*masks, truth(dataset, image_id)]))
     if not any(heats or any(masks[:-1]) for _, heats, masks in lines):
-        return nothing(caption, left)
+        return nothing(path, caption, left)
     most = max(len(heats) for _, heats, _ in lines)
     rows = [[shown, *heats, *[None] * (most - len(heats)), *masks] for shown, heats, masks in lines]
     return finish(draw_panels(rows, chosen, dataset.classes), path, caption, left)
@@ -119,13 +119,13 @@ def qualitative_figure(
     left = LeftOut()
     kept = _best(contenders(scored(results, split), left), split, store, left)
     if not kept:
-        return nothing(caption, left, f"nothing is scored on {split}")
+        return nothing(path, caption, left, f"nothing is scored on {split}")
     chosen = _choose(_common(kept), split, pictures, count, seed)
     if not pictures:
         caption += f"; pictures drawn by lot, seed {seed}"
     lines = [_line(dataset, kept, image_id, left) for image_id in chosen]
     if not any(panel for line in lines for panel in line[2:]):
-        return nothing(caption, left, "the methods share no picture")
+        return nothing(path, caption, left, "the methods share no picture")
     return finish(draw_panels(lines, chosen, dataset.classes), path, caption, left)
 
 
@@ -165,7 +165,7 @@ def extreme_pictures(
     scores = _scores(found, kept, split, store, left)
     kept = {label: kept[label] for label in scores}
     if scores.empty:
-        return nothing(caption, left, f"nothing is scored on {split}")
+        return nothing(path, caption, left, f"nothing is scored on {split}")
     places: dict[str, str] = {}
     for name, order in (
         ("best", scores.mean(axis=1).sort_values(ascending=False, kind="stable")),

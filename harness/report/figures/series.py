@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from harness.report.dataframe import variant, varying
-from harness.report.figures.canvas import LeftOut
-from harness.report.tables import protocol_name
+from harness.report.figures.canvas import COLOURS, LeftOut
+from harness.report.notes import protocol_name
 from harness.strict import canonical
 
 
@@ -41,6 +41,11 @@ class Series:
         return "masks" in self.record["supervision"]
 
     @property
+    def preferred(self) -> int:
+        """The colour that it has in all figures of a report, by number; 0 outside of one."""
+        return int(self.rows.colour.iloc[0]) if "colour" in self.rows else 0
+
+    @property
     def miou(self) -> float:
         """The mean over its seeds."""
         return float(self.rows.miou.mean())
@@ -63,20 +68,38 @@ def scored(results: pd.DataFrame, split: str) -> list[Series]:
     protocols = [_protocol(record) for record in rows.record]
     if len(set(protocols)) > 1:
         shown.add("protocol")
+    by_name = len(set(protocols)) == rows.protocol.nunique()  # names tell them apart
     found = []
     for _, same in rows.groupby([_but_the_seed(record) for record in rows.record], sort=True):
         first = same.iloc[0]
         parts = [
-            first.method,
+            first["name"] or first.method,
             first.backbone if "backbone" in shown and first.backbone != "none" else "",
-            variant(first.settings, changing[first.method]),
+            "" if first["name"] else variant(first.settings, changing[first.method]),
             f"from {first.weights}" if "weights" in shown and first.weights != "none" else "",
             f"of {first.limit or 'all'} pictures" if "limit" in shown else "",
-            _protocol(first.record) if "protocol" in shown else "",
+            (first.protocol if by_name else _protocol(first.record)) if "protocol" in shown else "",
             f"+{first.refine}" if first.refine != "none" else "",
         ]
         found.append(Series(" ".join(filter(None, parts)), same.sort_values("seed")))
     return sorted(_told_apart(found), key=lambda one: (one.sees_masks, -np.nan_to_num(one.miou), one.label))
+
+
+def coloured(results: pd.DataFrame) -> pd.DataFrame:
+    """Return scored rows with the number of a colour for each method and its settings, the best first."""
+    made = [canonical([row.method, row.settings, row.backbone]) for row in results.itertuples()]
+    best = results.miou.groupby(made).max().sort_values(ascending=False, kind="stable")
+    numbers = {key: number % len(COLOURS) for number, key in enumerate(best.index)}
+    return results.assign(colour=[numbers[key] for key in made])
+
+
+def colours(shown: Sequence[Series]) -> list[int]:
+    """Return the number of each series' colour in one figure: its own, or the next that none before it has."""
+    taken: list[int] = []
+    for one in shown:
+        order = [(one.preferred + step) % len(COLOURS) for step in range(len(COLOURS))]
+        taken.append(next(number for number in order if number not in taken))
+    return taken
 
 
 def contenders(found: Sequence[Series], left: LeftOut) -> list[Series]:
