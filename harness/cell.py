@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,27 @@ class RunSpec(Frozen):
         refine = refiner_name(protocol.refine, self.refiner)
         parts = [self.method, self.backbone, self.dataset, protocol.name, refine, protocol.verify, f"s{self.seed}"]
         return "/".join(part for part in parts if part != "none")
+
+
+def distinct_titles(specs: Sequence[RunSpec]) -> list[str]:
+    """Return the title of each cell, with the settings that tell it from others of the same title."""
+    titles = [spec.title for spec in specs]
+    settings = [dict(_flat(spec.model_dump(mode="json"))) for spec in specs]
+    found = []
+    for title, own in zip(titles, settings, strict=True):
+        alike = [other for other, name in zip(settings, titles, strict=True) if name == title]
+        apart = [key for key in own if any(other.get(key) != own[key] for other in alike)]
+        said = ", ".join(f"{key.removeprefix('params.')}={own[key]}" for key in apart)
+        found.append(f"{title} ({said})" if said else title)
+    return found
+
+
+def _flat(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        elif key not in ("summary", "source"):
+            yield f"{before}{key}", value
 
 
 def refiner_name(refine: str, settings: Mapping[str, Any] | None) -> str:

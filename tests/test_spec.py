@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.cell import weights_of
+from harness.cell import distinct_titles, weights_of
 from harness.errors import UserError
 from harness.registry import Registry
 from harness.spec import Grid, expand, experiment, parse_assignments
@@ -100,3 +100,13 @@ def test_a_cell_whose_backbone_has_no_weights_is_skipped_and_the_others_are_not(
     vit, resnet = expand([wanted], REGISTRY)
     assert (vit.weights, vit.skip) == ("random", "")
     assert resnet.skip.startswith("--weights names none for timm:test_resnet")
+
+
+def test_cells_of_one_title_are_told_apart_by_what_differs() -> None:
+    grids = [Grid(methods="cam,vitpcm", set={"protocol.background": f"fixed:{value}"}) for value in (0.3, 0.5)]
+    titles = distinct_titles(
+        [cell.spec for cell in expand([*grids, Grid(methods="dino", backbones="vit_s16")], REGISTRY)]
+    )
+    assert len(set(titles)) == len(titles) == 5
+    assert titles[0] == "cam/vit_s16/toy/strict/s0 (protocol.background=fixed:0.3)"
+    assert titles[-1] == "dino/vit_s16/toy/strict/s0"

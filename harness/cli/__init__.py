@@ -26,6 +26,7 @@ from harness.cli import (
     show,
     status,
 )
+from harness.cli.grouped import GroupedCommand
 from harness.cli.signals import listen, stoppable
 from harness.errors import HarnessError
 
@@ -44,7 +45,7 @@ for module, name in (
     (merge, "merge"), (gc, "gc"), (prepare, "prepare"), (check, "check"), (new, "new"),
     (export, "export"),
 ):  # fmt: skip
-    app.command(name)(stoppable()(module.command))
+    app.command(name, cls=GroupedCommand)(stoppable()(module.command))
 
 
 @app.callback()

@@ -69,7 +69,7 @@ def run_cells(
     records = [record for planned in plan.cells if (record := store.record(planned.key))]
     if as_json:
         print_json(records)
-    _conclude(console, records, results)
+    _conclude(console, records, plan.titles, results)
     return records
 
 
@@ -89,7 +89,7 @@ def _run(console: Console, plan: Plan, store: Store, options: Options) -> None:
     from harness.run.progress import ConsoleView
     from harness.run.schedule import Scheduler
 
-    with ConsoleView(console, len(plan.missing(store, options.keep))) as view:
+    with ConsoleView(console, len(plan.missing(store, options.keep)), plan.titles) as view:
         scheduler = Scheduler(plan, store, options, view)
         there = {key for p in plan.cells for key in p.nodes if store.artefact(plan.nodes[key].stage, key)}
         reused = len(there)
@@ -131,12 +131,12 @@ def _announce(console: Console, plan: Any) -> None:
         console.print(f"note: {note}", highlight=False)
 
 
-def _conclude(console: Console, records: list[dict[str, Any]], results: Path) -> None:
+def _conclude(console: Console, records: list[dict[str, Any]], titles: dict[str, str], results: Path) -> None:
     done = sum(record["status"] == "done" for record in records)
     bad = [record for record in records if record["status"] not in ("done", "skipped")]
     console.print(f"{done} of {len(records)} cells done, records in {results / 'records'}", highlight=False)
     if bad:
-        names = ", ".join(record["title"] for record in bad[:5]) + (", …" if len(bad) > 5 else "")
+        names = ", ".join(titles[record["key"]] for record in bad[:5]) + (", …" if len(bad) > 5 else "")
         console.print(f"failed: {names}; `{next_command('show', bad[0]['key'][:8], results=results)}` says why")
         console.print("the same command runs just those again", highlight=False)
         sys.exit(1)
@@ -151,6 +151,7 @@ def _show_plan(plan: Plan, results: Path, cache_pictures: bool, as_json: bool) -
 
     store = Store(results) if (results / "store.json").exists() else None
     rows: list[dict[str, Any]] = []
+    titles = plan.titles
     for planned in plan.cells:
         nodes = [plan.nodes[key] for key in planned.nodes]
         there = [node for node in nodes if store and store.artefact(node.stage, node.key)]
@@ -158,7 +159,7 @@ def _show_plan(plan: Plan, results: Path, cache_pictures: bool, as_json: bool) -
         missing = [] if state != "to run" else [node for node in nodes if node not in there]
         rows.append(
             {
-                "key": planned.key, "cell": planned.cell.spec.title, "state": state, "why": planned.cell.skip,
+                "key": planned.key, "cell": titles[planned.key], "state": state, "why": planned.cell.skip,
                 "stages": len(nodes), "reused": [f"{n.stage} {n.key}" for n in there],
                 "to_run": [f"{n.stage} {n.key}" for n in missing],
                 "settings": {k: (planned.cell.spec.params.get(k), v) for k, v in planned.cell.origins.items()},

@@ -1,4 +1,4 @@
-"""`harness export`: a cell's masks in the form that somebody else's evaluation takes."""
+"""`harness export`: masks for an evaluation server, records for an experiment tracker."""
 
 from __future__ import annotations
 
@@ -10,31 +10,41 @@ import typer
 from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, print_json
 from harness.errors import UserError, closest
 
-FORMS = ("voc-test",)
+SERVER = "voc-test"
+_FORM = "voc-test: the archive that VOC's server takes, comp6; or records as csv, tensorboard, wandb, mlflow."
 
 
 def command(
-    form: Annotated[str, typer.Argument(help="voc-test: the archive that VOC's evaluation server takes, comp6.")],
-    run: Annotated[str, typer.Argument(help="The first digits of a record's key; see `harness list runs`.")],
-    out: Annotated[Path, typer.Option(help="Where to write masks and archive.", file_okay=False)],
+    form: Annotated[str, typer.Argument(help=_FORM)],
+    run: Annotated[str, typer.Argument(help="For voc-test: the first digits of a record's key.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where to write; default RESULTS/export.", file_okay=False)] = None,
     results: Results = DEFAULT_RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Pack masks for an evaluation server.
+    """Hand results on.
 
-    Of a cell on VOC 2012 test, those of its verifier if it has one; refuses what no ground truth may have touched.
+    Masks, for VOC's evaluation server: of a cell on VOC 2012 test, those of its verifier if it has one; what ground
+    truth has touched is refused. Records, all of a results folder, with their losses and scores: as CSV, or into a
+    tracker (pip install 'wsss-harness[trackers]'), which is asked nothing while a method trains.
     """
+    from harness.report.trackers import FORMS, export
     from harness.results.store import Store
     from harness.results.submission import submission
 
-    if form not in FORMS:
-        raise UserError(f"unknown form '{form}': {closest(form, FORMS)}")
-    store = Store(results)
-    record = store.find(run)
-    archive = submission(record, store, out)
+    if form not in (SERVER, *FORMS):
+        raise UserError(f"unknown form '{form}': {closest(form, (SERVER, *FORMS))}")
+    if (form == SERVER) != bool(run):
+        raise UserError(f"export {form} takes {'a record: harness list runs' if form == SERVER else 'all records'}")
+    store, folder = Store(results), out or results / "export"
+    if form == SERVER:
+        record = store.find(run)
+        path, what = submission(record, store, folder), f"masks of {record['title']}"
+    else:
+        records = list(store.records())
+        path, what = export(records, form, folder), f"{len(records)} records"
     if as_json:
-        print_json({"key": record["key"], "archive": str(archive)})
+        print_json({"form": form, "path": str(path)} | ({"key": record["key"]} if form == SERVER else {}))
         return
-    console = messages()
-    console.print(f"written: {archive}, masks of {record['title']}", markup=False, highlight=False)
-    console.print("next: upload it at http://host.robots.ox.ac.uk:8080, competition comp6", highlight=False)
+    messages().print(f"written: {path}, {what}")
+    if form == SERVER:
+        messages().print("next: upload it at http://host.robots.ox.ac.uk:8080, competition comp6")

@@ -2,58 +2,82 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, Root, filled, split_commas, split_stages
+from harness.cli.common import DEFAULT_RESULTS, filled, split_commas, split_stages
 from harness.errors import UserError
 
-Option = typer.Option
+_WHAT, _WHERE, _HOW = "What is run", "Where things are", "How it is run"
+
+
+def _option(group: str, text: str, *names: str, **limits: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=group, **limits)
 
 
 def command(
-    methods: Annotated[str | None, Option(help="Methods, by name or glob: vitpcm,cam,sanity-*.")] = None,
-    backbones: Annotated[str | None, Option(help="Backbones: vit_s16, resnet50, timm:<id>.")] = None,
-    dataset: Annotated[str | None, Option(help="Datasets: toy, toy-hard, voc12, coco14, folder.")] = None,
-    root: Root = None,
-    weights: Annotated[
-        str | None, Option(help="Start weights: random, hub, a file; or NAME=CHOICE,… of backbones.")
+    methods: Annotated[str | None, _option(_WHAT, "Methods, by name or glob: vitpcm,cam,sanity-*.")] = None,
+    backbones: Annotated[str | None, _option(_WHAT, "Backbones: vit_s16, resnet50, timm:<id>.")] = None,
+    datasets: Annotated[
+        str | None, _option(_WHAT, "Datasets: toy, toy-hard, voc12, coco14, folder.", "--datasets", "--dataset")
     ] = None,
-    checkpoint: Annotated[str | None, Option(help="A trained model, model.safetensors, instead of training.")] = None,
-    protocol: Annotated[str | None, Option(help="Protocols: strict, vitpcm, irn, seam.")] = None,
-    refine: Annotated[str | None, Option(help="Refiners: none, crf:vitpcm, pamr; several with commas.")] = None,
+    protocols: Annotated[
+        str | None, _option(_WHAT, "Protocols: strict, vitpcm, irn, seam.", "--protocols", "--protocol")
+    ] = None,
+    refine: Annotated[str | None, _option(_WHAT, "Refiners: none, crf:vitpcm, pamr; several with commas.")] = None,
     verify: Annotated[
         str | None,
-        Option(help="Train a DeepLabV2 on the masks and score it: deeplabv2[:RECIPE]; plain: :kazuto-imagenet."),
+        _option(_WHAT, "Train a DeepLabV2 on the masks and score it: deeplabv2, or deeplabv2:RECIPE."),
     ] = None,
-    verify_weights: Annotated[str | None, Option(help="The file of weights that its recipe starts from.")] = None,
-    seeds: Annotated[str | None, Option(help="Random seeds: 0,1,2.")] = None,
-    experiment: Annotated[str | None, Option(help="A named experiment, or a YAML file.")] = None,
+    seeds: Annotated[str | None, _option(_WHAT, "Random seeds: 0,1,2.")] = None,
+    experiment: Annotated[str | None, _option(_WHAT, "A named experiment, or a YAML file.")] = None,
     assignments: Annotated[
-        list[str] | None, Option("--set", help="METHOD.KEY=VALUE, protocol.KEY=VALUE or deeplabv2.KEY=VALUE.")
+        list[str] | None, _option(_WHAT, "METHOD.KEY=VALUE, protocol.KEY=VALUE or deeplabv2.KEY=VALUE.", "--set")
     ] = None,
-    limit: Annotated[int | None, Option(help="Only the first N pictures of each split.", min=1)] = None,
-    results: Results = DEFAULT_RESULTS,
-    plugins: Plugins = None,
-    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, Option(help="Cores per training; default half of them.", min=1)] = None,
-    max_parallel: Annotated[int | None, Option(help="At most N stages at once.", min=1)] = None,
+    limit: Annotated[int | None, _option(_WHAT, "Only the first N images of each split.", min=1)] = None,
+    failed: Annotated[bool, _option(_WHAT, "Only the cells that have failed before.", "--failed")] = False,
+    root: Annotated[
+        Path | None,
+        _option(_WHERE, "Folder of a dataset that needs one.", "--root", envvar="WSSS_HARNESS_ROOT", file_okay=False),
+    ] = None,
+    weights: Annotated[
+        str | None, _option(_WHERE, "Start weights: random, hub, a file; or NAME=CHOICE,… of backbones.")
+    ] = None,
+    verify_weights: Annotated[str | None, _option(_WHERE, "The file of weights that a verifier starts from.")] = None,
+    checkpoint: Annotated[
+        str | None, _option(_WHERE, "A trained model, model.safetensors, instead of training.")
+    ] = None,
+    results: Annotated[
+        Path, _option(_WHERE, "Results folder.", "--results", envvar="WSSS_HARNESS_RESULTS", file_okay=False)
+    ] = DEFAULT_RESULTS,
+    plugins: Annotated[
+        list[str] | None, _option(_WHERE, "A plugin file, package folder or module; repeatable.", "--plugins")
+    ] = None,
+    device: Annotated[str, _option(_HOW, "auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, _option(_HOW, "Cores per training; default half of them.", min=1)] = None,
+    max_parallel: Annotated[int | None, _option(_HOW, "At most N stages at once.", min=1)] = None,
     resources: Annotated[
-        list[str] | None, Option(help="STAGE.QUANTITY=NUMBER, as fit.gpus=0.5 or score.cpus=4; repeatable.")
+        list[str] | None, _option(_HOW, "STAGE.QUANTITY=NUMBER, as fit.gpus=0.5 or score.cpus=4; repeatable.")
     ] = None,
-    ray_address: Annotated[str | None, Option(help="Join a Ray cluster: auto, or HOST:PORT.")] = None,
-    time_limit: Annotated[str | None, Option(help="Kill a stage that takes longer: 90s, 30m, 2h.")] = None,
+    ray_address: Annotated[str | None, _option(_HOW, "Join a Ray cluster: auto, or HOST:PORT.")] = None,
+    time_limit: Annotated[str | None, _option(_HOW, "Kill a stage that takes longer: 90s, 30m, 2h.")] = None,
     keep: Annotated[
-        str | None, Option(help="Stages whose artefacts stay when their cells are done: fit,mask; default all.")
+        str | None, _option(_HOW, "Stages whose artefacts stay when their cells are done: fit,mask; default all.")
     ] = None,
     cache_pictures: Annotated[
-        bool, Option("--cache-pictures", help="Decode pictures once, into the results folder; says how large first.")
+        bool,
+        _option(
+            _HOW,
+            "Decode images once, into the results folder; says how large first.",
+            "--cache-images",
+            "--cache-pictures",
+        ),
     ] = False,
-    failed: Annotated[bool, Option("--failed", help="Only the cells that have failed before.")] = False,
-    fail_fast: Annotated[bool, Option("--fail-fast", help="Stop at the first failure.")] = False,
-    dry_run: Annotated[bool, Option("--dry-run", help="Show cells, stages and what is reused; run nothing.")] = False,
-    as_json: Json = False,
+    fail_fast: Annotated[bool, _option(_HOW, "Stop at the first failure.", "--fail-fast")] = False,
+    dry_run: Annotated[bool, _option(_HOW, "Show cells, stages and what is reused; run nothing.", "--dry-run")] = False,
+    as_json: Annotated[bool, _option(_HOW, "Print JSON.", "--json")] = False,
 ) -> None:
     """Run methods under a protocol.
 
@@ -74,10 +98,10 @@ def command(
     flags = {
         "methods": split_commas(methods, "--methods"),
         "backbones": split_commas(backbones, "--backbones"),
-        "datasets": split_commas(dataset, "--dataset"),
+        "datasets": split_commas(datasets, "--datasets"),
         "weights": filled(weights, "--weights"),
         "checkpoint": filled(checkpoint, "--checkpoint"),
-        "protocols": split_commas(protocol, "--protocol"),
+        "protocols": split_commas(protocols, "--protocols"),
         "refine": split_commas(refine, "--refine"),
         "verify": split_commas(verify, "--verify"),
         "verify_weights": filled(verify_weights, "--verify-weights"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.cell import Cell, RunSpec
+from harness.cell import Cell, RunSpec, distinct_titles
 from harness.data.decoded import DecodedPictures, decoded_folder
 from harness.errors import MissingWeightsError
 from harness.inputs import Inputs
@@ -57,6 +57,12 @@ class Plan(Graph):
     cells: list[PlannedCell] = field(default_factory=list)
     locations: Locations = field(default_factory=lambda: Locations("", {}))
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """What to call each cell, by its key: no two are called the same."""
+        titles = distinct_titles([planned.cell.spec for planned in self.cells])
+        return {planned.key: title for planned, title in zip(self.cells, titles, strict=True)}
 
     def locations_of(self, node: Node) -> Locations:
         """Return what a stage sees of this machine; dataset roots only if it may read ground truth."""

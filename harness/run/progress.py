@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,10 +19,14 @@ BARS = 8  # on a screen; of more stages at once only the sum is shown
 
 
 class ConsoleView:
-    """Shows a run on a console; see `harness.run.schedule.View`."""
+    """Shows a run on a console; see `harness.run.schedule.View`.
 
-    def __init__(self, console: Console, stages: int) -> None:
+    `titles` are what to call cells, by key.
+    """
+
+    def __init__(self, console: Console, stages: int, titles: Mapping[str, str]) -> None:
         self.console = console
+        self.titles = titles
         self.stages = stages
         self.bars = _bars(console)
         self.tasks: dict[str, TaskID] = {}
@@ -65,16 +69,17 @@ class ConsoleView:
 
     def recorded(self, record: dict[str, Any]) -> None:
         """Say how a cell ended."""
+        title = self.titles.get(record["key"], record["title"])
         if record["status"] == "done":
             kinds = (("", record["metrics"]), (" verified", record.get("verification", {})))
             scores = ", ".join(
                 f"{split}{kind} mIoU {percent(m['miou'])}" for kind, splits in kinds for split, m in splits.items()
             )
             key = (record["key"][:8], "dim")
-            self.console.print(Text.assemble(("done", "green"), f" {record['title']} ", key, f": {scores}"))
+            self.console.print(Text.assemble(("done", "green"), f" {title} ", key, f": {scores}"))
         else:
             status = (record["status"], "yellow" if record["status"] == "skipped" else "red")
-            self.console.print(Text.assemble(status, f" {record['title']}: {record['reason']}"))
+            self.console.print(Text.assemble(status, f" {title}: {record['reason']}"))
 
     def said(self, message: str) -> None:
         """Say a line."""

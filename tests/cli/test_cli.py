@@ -126,6 +126,16 @@ def test_dry_run_shows_cells_stages_and_settings_and_writes_nothing(harness: Run
     assert {name.split()[0] for name in shared} == {"labels", "fit", "score", "curve"}
 
 
+def test_help_has_options_in_groups_and_old_names_stay(harness: Run) -> None:
+    shown = harness("run", "--help").stdout
+    places = [shown.index(title) for title in ("What is run:", "Where things are:", "How it is run:", "Options:")]
+    assert places == sorted(places)
+    assert places[0] < shown.index("--datasets, --dataset") < places[1] < shown.index("--root") < places[2]
+    old = harness("run", "--methods", "cam", "--dataset", "toy", "--protocol", "vitpcm", "--dry-run", "--json").stdout
+    new = harness("run", "--methods", "cam", "--datasets", "toy", "--protocols", "vitpcm", "--dry-run", "--json").stdout
+    assert json.loads(old) == json.loads(new) != []
+
+
 def test_it_is_a_module_too(harness: Run) -> None:
     found = subprocess.run([sys.executable, "-m", "harness", "--version"], capture_output=True, text=True, timeout=60)
     assert (found.returncode, found.stdout) == (0, harness("--version").stdout)
