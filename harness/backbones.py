@@ -204,22 +204,38 @@ def _from_hub(identifier: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     from timm.models._hub import download_cached_file
 
+    repo, name, url = _hub_place(identifier)
+    huggingface_hub.utils.logging.set_verbosity_error()  # its retries, line by line
+    try:
+        if url:
+            return Path(download_cached_file(url, check_hash=True))
+        return Path(huggingface_hub.hf_hub_download(repo, name))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError) as error:
+        raise MissingWeightsError(
+            f"the model hub cannot be reached ({type(error).__name__}): fetch {hub_file(identifier)} "
+            f"on another machine and give it with --weights FILE; or start from --weights random"
+        ) from None
+
+
+def hub_file(identifier: str) -> str:
+    """Return where timm's weights are found, in words; nothing is fetched.
+
+    Raises
+    ------
+    UserError
+        If timm has none.
+    """
+    repo, name, url = _hub_place(identifier)
+    return url or f"{name} of the hub's repository {repo}"
+
+
+def _hub_place(identifier: str) -> tuple[str, str, str]:
+    """Return repository and file of timm's weights in the hub; an address instead of weights that are not there."""
     cfg = _timm().get_pretrained_cfg(identifier)
     if cfg is None or not (cfg.hf_hub_id or cfg.url):
         raise UserError(f"timm has no weights for '{identifier}': --weights random or a file")
     repo = cfg.hf_hub_id if "/" in (cfg.hf_hub_id or "") and "." in cfg.hf_hub_id else f"timm/{identifier}"
-    name = cfg.hf_hub_filename or "model.safetensors"
-    huggingface_hub.utils.logging.set_verbosity_error()  # its retries, line by line
-    try:
-        if not cfg.hf_hub_id:
-            return Path(download_cached_file(cfg.url, check_hash=True))
-        return Path(huggingface_hub.hf_hub_download(repo, name))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError) as error:
-        file = f"{name} of the hub's repository {repo}" if cfg.hf_hub_id else cfg.url
-        raise MissingWeightsError(
-            f"the model hub cannot be reached ({type(error).__name__}): fetch {file} "
-            f"on another machine and give it with --weights FILE; or start from --weights random"
-        ) from None
+    return repo, cfg.hf_hub_filename or "model.safetensors", "" if cfg.hf_hub_id else cfg.url
 
 
 def _set_xception_stride(net: Any, stride: int) -> None:

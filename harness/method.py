@@ -165,10 +165,13 @@ class RefinerParams(Frozen):
     ----------
     summary, source : str
         What a preset is and where its numbers come from.
+    align_corners : bool or None
+        Whether the maps that it refines come to image size corner pixel on corner pixel; None as the protocol says.
     """
 
     summary: str = ""
     source: str = ""
+    align_corners: bool | None = None
 
 
 class TrainedRefinerParams(RefinerParams):

@@ -109,7 +109,9 @@ class Predictor:
         background = Rule.parse(record["applied"]["background"])
         if background.kind == "swept_on":
             background = Rule("fixed", record["metrics"][background.value]["best_threshold"])
-        self.rules = Rules(rule, protocol.normalisation, background, protocol.align_corners)
+        self.rules = Rules(
+            rule, protocol.normalisation, background, protocol.align_corners, upsampling=protocol.upsampling
+        )
 
     def __call__(self, path: Path) -> np.ndarray:
         """Return the (H, W) uint8 mask of a photo: positions in `names`."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
-from harness.rules import Background, Checkpoint, Gating, Rule
+from harness.rules import LATER, Background, Checkpoint, Gating, Rule
 from harness.strict import Frozen
 
 
@@ -89,6 +89,11 @@ class Protocol(Frozen):
         How maps are merged with those of the mirrored picture.
     align_corners : bool
         Whether resizing score maps to picture size maps corner pixels onto corner pixels.
+    gated_background : bool
+        Whether gating by `gt` closes the background too: an image whose labels do not name it gets none. It takes
+        `background_label: masks` for images to be without one.
+    upsampling : {"bilinear", "nearest"}
+        How score maps come to image size; `nearest` decides at the maps' own grid and enlarges the masks.
     refine : str
         `none`, or a refiner, as `crf:vitpcm`.
     checkpoint : str
@@ -124,6 +129,8 @@ class Protocol(Frozen):
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     flip: Literal["none", "mean", "max"] = "none"
     align_corners: bool = False
+    gated_background: bool = False
+    upsampling: Literal["bilinear", "nearest"] = "bilinear"
     refine: str = "none"
     checkpoint: Checkpoint = Rule("last")
     metric: Literal["pooled", "present", "zero", "per_image", "drop255"] = "pooled"
@@ -134,10 +141,11 @@ class Protocol(Frozen):
 
     @model_serializer(mode="wrap")
     def _without_verification(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a verification where there is none, and a first version: keys are those from before there were."""
+        """Leave out a verification where there is none, a first version, and later fields that are as it was before."""
         left_out = () if self.verify != "none" else VERIFICATION
         first = ("version",) if self.version == 1 else ()
-        return {key: value for key, value in dump(self).items() if key not in (*left_out, *first)}
+        later = [key for key, value in LATER.items() if getattr(self, key) == value]
+        return {key: value for key, value in dump(self).items() if key not in (*left_out, *first, *later)}
 
     def gating(self, split: str, training_splits: Sequence[str]) -> Rule:
         """Return the gating rule of a split."""

@@ -33,6 +33,11 @@ def open_classes(rules: Rules, labels: np.ndarray, presence: np.ndarray | None) 
     return np.flatnonzero(presence >= rules.gating.value) + 1
 
 
+def background_is_closed(rules: Rules, labels: np.ndarray) -> bool:
+    """Return whether a mask may show no background: (num_classes,) image labels say that there is none, and count."""
+    return rules.gated_background and rules.gating.kind == "gt" and not labels[0]
+
+
 def probabilities(scores: np.ndarray, classes: np.ndarray, size: tuple[int, int], rules: Rules, output: str) -> Tensor:
     """Turn a score map into probabilities at picture size.
 
@@ -67,7 +72,8 @@ def normalised(scores: np.ndarray, classes: np.ndarray, rules: Rules, output: st
 def with_background(maps: Tensor, size: tuple[int, int], rules: Rules) -> Tensor:
     """Return normalised maps at image size, with a background channel first; see `probabilities`."""
     if len(maps):
-        maps = functional.interpolate(maps[None], size, mode="bilinear", align_corners=rules.align_corners)[0]
+        corners = rules.align_corners if rules.upsampling == "bilinear" else None
+        maps = functional.interpolate(maps[None], size, mode=rules.upsampling, align_corners=corners)[0]
     if rules.background.kind == "model":
         return maps
     if not len(maps):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 from pydantic.dataclasses import dataclass
 
+LATER = {"gated_background": False, "upsampling": "bilinear"}  # fields that older keys do not hold, as they were
 _RANGES = {  # of the number of a rule, by its kind
     "predicted": (0, 1), "fixed": (0, 1), "power": (0, 100), "val_image_labels": (1, 10000), "val_pixels": (1, 10000),
 }  # fmt: skip
@@ -97,9 +98,20 @@ class Rules:
         finished masks.
     align_corners : bool
         Whether resizing maps corner pixels onto corner pixels.
+    gated_background : bool
+        Whether `gt` closes the background too, of an image that shows none.
+    upsampling : {"bilinear", "nearest"}
+        How maps come to image size.
     """
 
     gating: AnyRule
     normalisation: str
     background: AnyRule
     align_corners: bool = False
+    gated_background: bool = False
+    upsampling: Literal["bilinear", "nearest"] = "bilinear"
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is as it was before there was a choice: keys are those of then."""
+        return {key: value for key, value in dump(self).items() if value != LATER.get(key)}

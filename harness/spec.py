@@ -345,4 +345,6 @@ def refiner_config(registry: Registry, refine: str, assigned: Mapping[str, Any] 
         settings, source = {**settings, **assigned}, None
     params = parse(refiner.Params, settings, where=f"refiner {refine}", source=source).model_dump(mode="json")
     keyed = {key: value for key, value in params.items() if key not in ("summary", "source")}
+    if keyed["align_corners"] is None:  # keys are those from before there was a choice
+        del keyed["align_corners"]
     return {"name": name, "version": registry.source_version("refiner", name), "params": keyed}

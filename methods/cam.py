@@ -24,11 +24,14 @@ class CAMParams(FieldParams):
         long side is drawn, frozen norms.
     detached : int
         The first stages or blocks that are not trained, in the recipe `irn`; the authors leave the stem and two stages.
+    l2 : float
+        Weight of the squared norm of the class weights in the loss, as ViT-PCM has it; its Table 3 has it for CAM too.
     """
 
     recipe: Literal["plain", "irn"] = "plain"
     epochs: int = Field(5, ge=0)
     detached: int = Field(3, ge=0)
+    l2: float = Field(0.0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -69,7 +72,10 @@ class CAM(FieldMethod):
         if self.params.recipe == "plain":
             flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(flip, images.flip(3), images)
-        return {"bce": classification(model(images), batch.labels[:, 1:])}
+        losses = {"bce": classification(model(images), batch.labels[:, 1:])}
+        if self.params.l2:
+            losses["l2"] = self.params.l2 * model.classifier.weight.square().sum()
+        return losses
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         maps = model(images)

@@ -43,7 +43,7 @@ LAYERS = [
     {"run.plan"},
     {"run.record", "run.cluster"},
     {"run.schedule", "run.progress"},
-    {"run.estimate"},
+    {"run.estimate", "run.outline"},
     {"report", "doctor", "results.reproduce", "results.submission"},
     {"results.source"},
     {"results.merge", "results.gc"},

@@ -18,7 +18,7 @@ def test_the_preset_is_the_official_one() -> None:
     assert values == {
         "iterations": 10, "gaussian_xy": 1, "gaussian_weight": 3, "bilateral_xy": 67, "bilateral_rgb": 3,
         "bilateral_weight": 4, "clip": 1e-5, "unary": "probabilities", "label_confidence": 0.7, "picture": "rgb",
-        "channels": "open",
+        "channels": "open", "align_corners": False,
     }  # fmt: skip
 
 

@@ -103,6 +103,8 @@ def test_every_cell_of_a_tables_experiment_has_a_published_score(name: str) -> N
     for spec in cells(name):
         if spec.method == "sanity-oracle":
             continue  # the upper bound of the table's verification
+        if (name, spec.protocol.refine) == ("tableC", "none"):
+            continue  # what the CRF begins with
         assert any(score.of(spec.model_dump(mode="json")) for score in rows), spec.title
 
 
@@ -135,6 +137,7 @@ def test_the_named_protocol_lies_below_what_a_source_states() -> None:
         "normalisation": "vitpcm",
         "background": "fixed:0.4",
         "align_corners": True,
+        "gated_background": True,
         "fit_split": "train_aug",
         "checkpoint": "val_pixels:60",
         "refine": "none",

@@ -15,6 +15,7 @@ from harness.cli.common import messages, next_command, output, print_json
 
 if TYPE_CHECKING:
     from harness.cell import Cell
+    from harness.errors import UserError
     from harness.registry import Registry
     from harness.results.store import Store
     from harness.run.plan import Plan
@@ -40,8 +41,10 @@ def run_cells(
     UserError
         For whatever would make a cell fail for sure.
     """
+    from harness.errors import UserError
     from harness.inputs import Inputs
     from harness.results.store import Store
+    from harness.run.outline import outline
     from harness.run.plan import plan_cells
     from harness.run.progress import scanning
 
@@ -50,8 +53,13 @@ def run_cells(
         console.print("weights from the hub are fetched once and kept; looking for them", highlight=False)
     if not dry_run:
         Store(results, create=True)
-    with scanning(console) as scan:
-        plan = plan_cells(cells, Inputs(registry, results, root, scan))
+    try:
+        with scanning(console) as scan:
+            plan = plan_cells(cells, Inputs(registry, results, root, scan))
+    except UserError as error:
+        if not dry_run or not _show_outline(outline(cells, registry, root), error, as_json):
+            raise
+        return []
     if failed_only:
         plan.cells = [planned for planned in plan.cells if _has_failed(results, planned.key)]
         if not plan.cells:
@@ -141,6 +149,26 @@ def _conclude(console: Console, records: list[dict[str, Any]], titles: dict[str,
         console.print("the same command runs just those again", highlight=False)
         sys.exit(1)
     console.print(f"next: {next_command('report', results=results)}")
+
+
+def _show_outline(rows: list[dict[str, Any]], error: UserError, as_json: bool) -> bool:
+    """Print what cells need before they can be planned; return whether that is anything."""
+    if not any(row["needs"] for row in rows):
+        return False
+    if as_json:
+        print_json(rows)
+        return True
+    table = Table("cell", "state", "stages", box=None)
+    for row in rows:
+        table.add_row(
+            row["cell"], f"{row['state']}: {row['why']}" if row["why"] else row["state"], " ".join(row["stages"])
+        )
+    output().print(table)
+    output().print("needed, and where it comes from:")
+    for need in dict.fromkeys(need for row in rows for need in row["needs"]):
+        output().print(f"  {need}", highlight=False)
+    output().print(f"{len(rows)} cells; keys and what is reused are known once these are there: {error}".split("\n")[0])
+    return True
 
 
 def _show_plan(plan: Plan, results: Path, cache_pictures: bool, as_json: bool) -> None:

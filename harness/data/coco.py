@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from harness.data.voc import VOCLayout
 from harness.errors import UserError
@@ -30,6 +30,7 @@ class COCO14(VOCLayout):
 
     name = "coco14"
     classes = COCO_CLASSES
+    label_source = "file"
     rule: ClassVar[str] = "first"
     training_splits: ClassVar[tuple[str, ...]] = ("train", "train_vitpcm")
     official = {"train": 82_081, "val": 40_137, "train_vitpcm": 81_477, "val_vitpcm": 39_884}
@@ -71,3 +72,4 @@ class COCO14VitPCM(COCO14):
     fit_split = "train_vitpcm"
     eval_splits = ("train_vitpcm", "val_vitpcm")
     prepared_as = "coco14-vitpcm"
+    settings: ClassVar[dict[str, dict[str, Any]]] = {"vitpcm": {"crop_probability": 0.0}}  # as the official run has it

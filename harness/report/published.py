@@ -256,7 +256,7 @@ def _facts(registry: Registry, *levels: Level) -> dict[str, Any]:
     protocol = facts.get("protocol", {})
     if named := protocol.pop("name", ""):
         whole = parse(Stated, registry.load("protocol", named), source=registry.entry("protocol", named).source)
-        words = {"name", "summary", "source"}
+        words = {"name", "summary", "source", "version"}
         protocol = _over(whole.model_dump(mode="json", exclude_unset=True, exclude=words), protocol)
     if facts.get("stage") == "bpm":
         protocol["refine"] = "none"

@@ -81,7 +81,9 @@ def published_tables(judged: Sequence[Verdict]) -> list[Table]:
 def _table(rows: list[Verdict]) -> Table:
     caption, marks = rows[0].score.table, Marks()
     columns = ["row", "network", "score", "published", "measured", "difference", "verdict", "seeds"]
-    table = Table(f"Table {caption.name} ({caption.publication}): {caption.title}", columns, [])
+    measured = [verdict for verdict in rows if verdict.measured]
+    unlike = ", not comparable" if measured and all(verdict.differs for verdict in measured) else ""
+    table = Table(f"Table {caption.name} ({caption.publication}): {caption.title}{unlike}", columns, [])
     for number, verdict in enumerate(rows):
         score = verdict.score
         table.sources[number, columns.index("measured")] = verdict.keys
@@ -96,7 +98,8 @@ def _table(rows: list[Verdict]) -> Table:
     reasons = {f"tolerance {v.score.tolerance.points:g} points: {v.score.tolerance.reason}" for v in rows}
     sources = {f"published: {v.score.source}" for v in rows}
     several = ["of several seeds: mean ± standard deviation"] if any(len(v.measured) > 1 for v in rows) else []
-    table.notes = [*sorted(sources), *sorted(reasons), *several, *caption.notes, *marks.notes]
+    none = ["no measured score was made as its published one was: see the verdicts"] if unlike else []
+    table.notes = [*none, *sorted(sources), *sorted(reasons), *several, *caption.notes, *marks.notes]
     return table
 
 

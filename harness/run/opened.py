@@ -151,4 +151,7 @@ class OpenedCell:
     def rules(self, split: str) -> Rules:
         """Return the effective rules of a split."""
         protocol = self.protocol
-        return Rules(self.gating(split), protocol.normalisation, self.background, protocol.align_corners)
+        return Rules(
+            self.gating(split), protocol.normalisation, self.background, protocol.align_corners,
+            protocol.gated_background, protocol.upsampling,
+        )  # fmt: skip

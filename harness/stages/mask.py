@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.data.base import IGNORE, open_rgb, save_mask
 from harness.method import Refiner
 from harness.outputs import checked_refined
-from harness.pseudomask import normalised, open_classes, probabilities, with_background
+from harness.pseudomask import background_is_closed, normalised, open_classes, probabilities, with_background
 from harness.registry import Registry
 from harness.rules import Rule, Rules
 from harness.stages import SHARD, Task
@@ -48,7 +48,8 @@ def run(task: Task) -> None:
             save_mask(task.out / f"{image_id}.png", class_of[maps[0]])
             continue
         image = task.pictures[row[image_id] - start]
-        best = best_class(maps, classes, (height, width), rules, output, refiner, image)
+        closed = background_is_closed(rules, labels[row[image_id]]) and len(classes) > 0
+        best = best_class(maps, classes, (height, width), rules, output, refiner, image, closed)
         save_mask(task.out / f"{image_id}.png", class_of[np.array([0, *classes])[best]])
 
 
@@ -58,27 +59,39 @@ def best_class(
     size: tuple[int, int],
     rules: Rules,
     output: str,
-    refiner: Refiner | None,
-    image: Path,
+    refiner: Refiner | None = None,
+    image: Path | None = None,
+    closed: bool = False,
 ) -> np.ndarray:
-    """Return (H, W) which of background and open classes is best at each pixel, after a refiner if there is one."""
+    """Return (H, W) which of background and open classes is best at each pixel, after a refiner if there is one.
+
+    Where the background is `closed` it has probability 0 everywhere, and is the best nowhere.
+    """
+    if refiner and refiner.params.align_corners is not None:
+        rules = replace(rules, align_corners=refiner.params.align_corners)
     if refiner is None or refiner.refines == "probabilities":
-        return best_channel(probabilities(scores, classes, size, rules, output), refiner, image)
+        scored = probabilities(scores, classes, size, rules, output)
+        if closed:
+            return 1 + best_channel(scored[1:], refiner, image)
+        return best_channel(scored, refiner, image)
     maps = normalised(scores, classes, rules, output)
     if len(maps):
+        assert image
         refined = checked_refined(refiner, refiner.refine(open_rgb(image), maps.numpy()), maps.numpy())
         maps = torch.from_numpy(refined.astype(np.float32))
     if refiner.background_rule and rules.background.kind != "model":
         rules = replace(rules, background=Rule.parse(refiner.background_rule))
-    return with_background(maps, size, rules).argmax(0).numpy()
+    scored = with_background(maps, size, rules)
+    return 1 + scored[1:].argmax(0).numpy() if closed else scored.argmax(0).numpy()
 
 
-def best_channel(scored: Tensor, refiner: Refiner | None, picture: Path) -> np.ndarray:
-    """Return (H, W) which channel is best at each pixel, refined by the picture if there is a refiner."""
+def best_channel(scored: Tensor, refiner: Refiner | None, image: Path | None) -> np.ndarray:
+    """Return (H, W) which channel is best at each pixel, refined by the image if there is a refiner."""
     if refiner is None:
         return scored.argmax(0).numpy()
+    assert image
     normal = (scored / scored.sum(0).clamp(min=1e-7)).numpy()
-    return checked_refined(refiner, refiner.refine(open_rgb(picture), normal), normal).argmax(0)
+    return checked_refined(refiner, refiner.refine(open_rgb(image), normal), normal).argmax(0)
 
 
 def load_refiner(chosen: dict[str, Any] | None, registry: Registry) -> Refiner | None:

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from harness.data.base import open_mask
 from harness.images import opened
 from harness.metrics import Confusions, confusion, mean_iou
-from harness.pseudomask import open_classes, probabilities
+from harness.pseudomask import background_is_closed, open_classes
 from harness.stages import Task
 from harness.stages.configs import SelectConfig
 from harness.stages.fit import EPOCH, load_model
+from harness.stages.mask import best_class
 from harness.stages.score import Scored, score_pictures
 
 
@@ -74,8 +75,10 @@ def _by_pixels(task: Task, scored: Iterator[Scored]) -> float:
 
     def matrices() -> Iterator[np.ndarray]:
         for number, (image_id, maps, presence) in enumerate(scored):
-            classes = open_classes(rules, np.array(split["labels"][number]), presence)
-            best = probabilities(maps, classes, split["sizes"][number], rules, method.output).argmax(0).numpy()
+            labels = np.array(split["labels"][number])
+            classes = open_classes(rules, labels, presence)
+            closed = background_is_closed(rules, labels) and len(classes) > 0
+            best = best_class(maps, classes, split["sizes"][number], rules, method.output, closed=closed)
             mask = class_ids[np.array([0, *classes])[best]]
             yield confusion(open_mask(dataset.mask_path(image_id)), mask, config.class_ids)
 

@@ -55,7 +55,7 @@ class HVBiLSTM(nn.Module):
     hidden : int
         Channels out per direction; 4 * hidden in all.
     dropout : float
-        On the features, and again on the inputs of each LSTM, there the same for all steps of a sequence.
+        On the features, and again on the inputs of each LSTM.
     """
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
@@ -78,7 +78,7 @@ class HVBiLSTM(nn.Module):
         outputs = []
         for lstm, flip in zip(lstms, (False, True), strict=True):
             inputs = sequences.flip(1) if flip else sequences
-            inputs = inputs * functional.dropout(torch.ones_like(inputs[:, :1]), self.dropout, self.training)
+            inputs = functional.dropout(inputs, self.dropout, self.training)
             output, _ = lstm(functional.pad(inputs, (0, 1), value=1.0))
             outputs.append(output.flip(1) if flip else output)
         return torch.cat(outputs, -1).reshape(batch, lines, steps, -1)

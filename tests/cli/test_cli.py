@@ -126,6 +126,17 @@ def test_dry_run_shows_cells_stages_and_settings_and_writes_nothing(harness: Run
     assert {name.split()[0] for name in shared} == {"labels", "fit", "score", "curve"}
 
 
+def test_dry_run_of_a_table_answers_without_data_or_weights(harness: Run) -> None:
+    shown = harness("run", "--experiment", "table3", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "`harness prepare voc12 --root DIR` makes it" in shown.stdout
+    assert "weights of vit_s16: model.safetensors of the hub's repository timm/vit_small_patch16_384" in shown.stdout
+    assert "weights of xception: https://" in shown.stdout
+    rows = json.loads(harness("run", "--experiment", "table3", "--dry-run", "--json").stdout)
+    assert len(rows) == 6
+    assert all(row["stages"][:3] == ["labels", "fit", "select"] and len(row["needs"]) == 2 for row in rows)
+
+
 def test_help_has_options_in_groups_and_old_names_stay(harness: Run) -> None:
     shown = harness("run", "--help").stdout
     places = [shown.index(title) for title in ("What is run:", "Where things are:", "How it is run:", "Options:")]
