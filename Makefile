@@ -1,4 +1,4 @@
-# Each target does all the set-up on a fresh machine: Python 3.11 with venv, and g++ for the dense CRF, are enough.
+# Each target does all the set-up on a fresh machine: Python 3.11 to 3.13 with venv, and g++ for the dense CRF, are enough.
 PYTHON      ?= $(shell command -v python3.11 || command -v python3)
 VENV        ?= .venv
 CONSTRAINTS ?= constraints.txt
@@ -6,12 +6,16 @@ PIP_ARGS    ?=
 RESULTS     ?= results
 BENCH       ?=
 BIN         := $(VENV)/bin
+INSTALL     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS)
+# pydensecrf2 asks for a Cython whose code Python 3.12 does not compile; with a later one it builds, and computes the same.
+CRF         := $(INSTALL) 'cython>=3' setuptools wheel numpy && $(INSTALL) --no-build-isolation pydensecrf2==1.1
 
 .PHONY: demo demo-verify test test-all bench lint types clean
 
 demo: $(VENV)/.ready  ## train and compare on drawn pictures, print the table
 	$(BIN)/harness run --experiment demo --results $(RESULTS)
 	$(BIN)/harness report demo --results $(RESULTS)
+	@echo "look at $(RESULTS)/report/gallery-toy-strict.png, and open $(RESULTS)/report/report.html in a browser"
 
 demo-verify: $(VENV)/.ready  ## train a small DeepLabV2 on pseudo-masks and on the ground truth, print the table
 	$(BIN)/harness run --experiment demo-verify --results $(RESULTS)
@@ -35,7 +39,8 @@ types: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS) -e ".[all,bench,dev]"
+	$(BIN)/python -c "import sys; sys.exit(sys.version_info >= (3, 12))" || { $(CRF); }
+	$(INSTALL) -e ".[all,bench,dev]"
 	touch $@
 
 clean:

@@ -33,7 +33,7 @@ from harness.report.formats import markdown
 from harness.report.of_experiment import named
 from harness.report.published import Score, published
 from harness.report.sensitivity import sensitivity, shared
-from harness.report.tables import comparison
+from harness.report.tables import Table, comparison
 from harness.run.plan import plan_cells
 from harness.scaffold import scaffold
 from harness.spec import Grid, expand, experiment
@@ -63,6 +63,19 @@ def tables(folder: str) -> str:
     if name in registry.names("experiment"):
         found = named(found, [experiment(registry, name)], registry)
     return "\n".join(map(markdown, comparison(found)))
+
+
+def short(folder: str) -> str:
+    """Return the first table of a results folder with four columns, and the notes that are of all its rows."""
+    table = comparison(load_results(ROOT / folder))[0]
+
+    def plain(text: str) -> str:
+        return re.sub(r" \[[a-z,]+\]$", "", text)
+
+    rows = [[plain(text) for text in row[:4]] for row in table.rows]
+    notes = [note for note in table.notes if not note.startswith(("[", "of several", "all methods"))]
+    found = Table(table.title, list(map(plain, table.columns[:4])), rows, table.bold, notes)
+    return markdown(found).partition("\n")[2].lstrip("\n")
 
 
 def sensitivities(folder: str) -> str:
@@ -234,6 +247,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "benchmarks": benchmarks,
     "measured": measured,
     "table": tables,
+    "short": short,
     "sensitivity": sensitivities,
     "fields": fields,
     "presets": presets,

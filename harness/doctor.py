@@ -73,9 +73,10 @@ def examine() -> list[Check]:
 
 
 def _python() -> Iterator[Check]:
-    fits = sys.version_info[:2] == (3, 11)
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Check("python", "ok" if fits else "bad", version, "" if fits else "make the environment with Python 3.11")
+    remedy = "" if fits else "make the environment with Python 3.11, 3.12 or 3.13"
+    yield Check("python", "ok" if fits else "bad", version, remedy)
 
 
 def _requirements() -> Iterator[Check]:
