@@ -13,6 +13,7 @@ from harness.data.voc import VOC_CLASSES
 from harness.inputs import Inputs
 from harness.method import Method
 from harness.registry import Registry
+from harness.results.record import Record
 from harness.results.store import Artefact, Store
 from harness.run.cluster import connect
 from harness.run.plan import Plan, plan_cells
@@ -94,7 +95,7 @@ class Silent:
     def ended(self, node: Node, outcome: Outcome, seconds: float) -> None:
         assert outcome.status == "done", outcome
 
-    def recorded(self, record: dict[str, Any]) -> None:
+    def recorded(self, record: Record) -> None:
         pass
 
     def said(self, message: str) -> None:

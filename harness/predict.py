@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from harness.protocol import Protocol
 from harness.pseudomask import open_classes
 from harness.registry import Registry
 from harness.report.figures import new_figure, save
+from harness.results.record import Record
 from harness.results.store import Store
 from harness.rules import Rule, Rules
 from harness.spec import refiner_config
@@ -79,7 +79,7 @@ class Predictor:
     """
 
     def __init__(
-        self, record: dict[str, Any], store: Store, registry: Registry, classes: Sequence[str] = (), device: str = "cpu"
+        self, record: Record, store: Store, registry: Registry, classes: Sequence[str] = (), device: str = "cpu"
     ) -> None:
         if record["status"] != "done" or record["artefacts"]["fit"] is None:
             raise UserError(f"{record['title']} ({record['key'][:8]}) has no trained model")

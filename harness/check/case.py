@@ -28,6 +28,7 @@ from harness.loader import TrainingData
 from harness.method import Method
 from harness.phases import Batch, Step
 from harness.registry import Entry, Registry
+from harness.results.record import Record
 from harness.results.store import Store
 from harness.run.plan import plan_cells
 from harness.run.record import record_of
@@ -212,7 +213,7 @@ class Case:
         deeds.written += [path for path in here.rglob("*") if path not in deeds.written]  # by compiled code
         return deeds
 
-    def record(self, cell: Cell, root: Path | None = None) -> dict[str, Any]:
+    def record(self, cell: Cell, root: Path | None = None) -> Record:
         """Run a cell through its real stages, in this process; return its record.
 
         Raises

@@ -9,6 +9,7 @@ from typing import Any
 from harness.cell import Cell
 from harness.check.case import BACKBONES, PICTURES, TINY, Case
 from harness.check.suite import NotApplicableError, check, must
+from harness.results.record import Record
 from harness.spec import Grid, expand
 
 _ORACLE = 0.9  # mIoU of the ground truth itself, at whole patches
@@ -18,7 +19,7 @@ def _cell(case: Case, **chosen: Any) -> Cell:
     return expand([Grid(limit=PICTURES, **chosen)], case.registry)[0]
 
 
-def _scores(record: dict[str, Any]) -> dict[str, float]:
+def _scores(record: Record) -> dict[str, float]:
     scores = {split: metrics["miou"] for split, metrics in record["metrics"].items()}
     must(scores and all(map(math.isfinite, scores.values())), f"the record has no score: {scores}")
     return scores

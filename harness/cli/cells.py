@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.cell import Cell
     from harness.errors import UserError
     from harness.registry import Registry
+    from harness.results.record import Record
     from harness.results.store import Store
     from harness.run.plan import Plan
     from harness.run.schedule import Options
@@ -33,7 +34,7 @@ def run_cells(
     failed_only: bool = False,
     dry_run: bool = False,
     as_json: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Run cells and return their records; exit with status 1 if any failed.
 
     Raises
@@ -120,10 +121,11 @@ def _nothing_to_run(plan: Plan, store: Store) -> str:
 
 
 def _has_failed(results: Path, key: str) -> bool:
+    from harness.results.record import SETTLED
     from harness.results.store import Store
 
     record = Store(results).record(key)
-    return record is not None and record["status"] not in ("done", "skipped")
+    return record is not None and record["status"] not in SETTLED
 
 
 def _announce(console: Console, plan: Any) -> None:
@@ -139,9 +141,11 @@ def _announce(console: Console, plan: Any) -> None:
         console.print(f"note: {note}", highlight=False)
 
 
-def _conclude(console: Console, records: list[dict[str, Any]], titles: dict[str, str], results: Path) -> None:
+def _conclude(console: Console, records: list[Record], titles: dict[str, str], results: Path) -> None:
+    from harness.results.record import SETTLED
+
     done = sum(record["status"] == "done" for record in records)
-    bad = [record for record in records if record["status"] not in ("done", "skipped")]
+    bad = [record for record in records if record["status"] not in SETTLED]
     console.print(f"{done} of {len(records)} cells done, records in {results / 'records'}", highlight=False)
     if bad:
         names = ", ".join(titles[record["key"]] for record in bad[:5]) + (", …" if len(bad) > 5 else "")

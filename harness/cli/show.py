@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from harness.cli.common import DEFAULT_RESULTS, Json, Results, output, print_json
 from harness.run.progress import percent
+
+if TYPE_CHECKING:
+    from harness.results.record import Record
 
 
 def command(
@@ -61,7 +64,7 @@ def command(
         out.print(table)
 
 
-def _show_how(record: dict[str, Any], as_json: bool) -> None:
+def _show_how(record: Record, as_json: bool) -> None:
     """Print a shell script: hints as comments, constraints, the command."""
     from harness.results.reproduce import command_of, constraints_of, hints_of
 
@@ -75,12 +78,12 @@ def _show_how(record: dict[str, Any], as_json: bool) -> None:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _scores(record: dict[str, Any]) -> None:
+def _scores(record: Record) -> None:
     verified = {f"{split}, verified": metrics for split, metrics in record.get("verification", {}).items()}
-    splits = record["metrics"] | verified
+    splits: dict[str, Any] = {**record["metrics"], **verified}
     table = Table("", *splits, box=None, pad_edge=False)
     for name in ("miou", "pixacc", "macc", "coverage", "foreground"):
-        table.add_row(name, *(percent(metrics[name], 2) for metrics in splits.values()))
+        table.add_row(name, *(percent(metrics.get(name), 2) for metrics in splits.values()))
     for number, name in enumerate(record["classes"]):
         table.add_row(f"IoU {name}", *(percent(metrics["iou"][number], 2) for metrics in splits.values()))
     output().print(table)

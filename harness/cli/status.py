@@ -17,6 +17,7 @@ def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
     Cells by state, what is being computed now and how fast, and why cells failed.
     """
     from harness.results.lease import Leases
+    from harness.results.record import SETTLED
     from harness.results.store import Store
     from harness.run.schedule import SWEEP
 
@@ -29,7 +30,7 @@ def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
     failures = [
         {"key": r["key"], "cell": r["title"], "status": r["status"], "reason": r["reason"]}
         for r in records
-        if r["status"] not in ("done", "skipped")
+        if r["status"] not in SETTLED
     ]
     if as_json:
         print_json({"cells": dict(states), "runs": runs, "running": running, "failures": failures})

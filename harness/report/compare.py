@@ -10,13 +10,14 @@ import pandas as pd
 from harness.bootstrap import paired_difference
 from harness.errors import UserError
 from harness.metrics import mean_iou
+from harness.results.record import Record
 from harness.results.store import Store
 from harness.run.record import split_confusions
 
 PICTURES = 5  # named at either end
 
 
-def compare(first: dict[str, Any], second: dict[str, Any], store: Store) -> dict[str, Any]:
+def compare(first: Record, second: Record, store: Store) -> dict[str, Any]:
     """Compare two cells over the pictures that both were scored on.
 
     Parameters
@@ -60,7 +61,7 @@ def compare(first: dict[str, Any], second: dict[str, Any], store: Store) -> dict
     }
 
 
-def _split(first: dict[str, Any], second: dict[str, Any], split: str, store: Store) -> dict[str, Any]:
+def _split(first: Record, second: Record, split: str, store: Store) -> dict[str, Any]:
     places = [record["artefacts"]["splits"][split] for record in (first, second)]
     counts = [split_confusions(store, place).counts() for place in places]
     ids = [image_id for key in places[0]["evaluate"] for image_id in store.need("evaluate", key).json("ids.json")]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from harness.cell import refiner_name
 from harness.protocol import VERIFICATION
+from harness.results.record import Metrics, Record
 from harness.results.store import Store
 from harness.strict import canonical
 
@@ -40,7 +41,7 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
     return frame(Store(Path(folder)).records())
 
 
-def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return records as a table; see `load_results`."""
     rows = [row for record in records for row in _rows(record)]
     table = pd.DataFrame(rows, columns=_COLUMNS)
@@ -86,7 +87,7 @@ def _masks(row: Any) -> str:
     return canonical([without_verification(row.record["spec"]), row.split, made])
 
 
-def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(record: Record) -> list[dict[str, Any]]:
     spec = record["spec"]
     base = {
         "key": record["key"],
@@ -109,6 +110,7 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         "pipeline": (record.get("verifier") or {}).get("pipeline"),
         "record": record,
     }
+    best = record.get("best_threshold", {})
     if record["status"] != "done" or not record["metrics"]:
         return [base | {"split": ""}]
     return [
@@ -116,14 +118,14 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         | {"split": split}
         | {name: metrics[name] for name in ("miou", "pixacc", "macc", "coverage")}
         | {"low": metrics["interval"][0], "high": metrics["interval"][1], "pxap": metrics.get("pxap")}
-        | {"best": record.get("best_threshold", {}).get(split, {}).get("miou")}
+        | {"best": best[split]["miou"] if split in best else None}
         | {"iou": dict(zip(record["classes"], metrics["iou"], strict=True))}
         | _verified(record.get("verification", {}).get(split))
         for split, metrics in record["metrics"].items()
     ]
 
 
-def _verified(metrics: dict[str, Any] | None) -> dict[str, float]:
+def _verified(metrics: Metrics | None) -> dict[str, float]:
     if metrics is None:
         return {}
     low, high = metrics["interval"]

@@ -13,6 +13,7 @@ from harness.errors import UserError
 from harness.metrics import mean_over_objects, object_jaccard
 from harness.report.notes import Marks, forbidden, protocol_name
 from harness.report.tables import Table
+from harness.results.record import Record
 from harness.results.store import Store
 from harness.run.record import split_confusions
 from harness.strict import canonical
@@ -74,7 +75,7 @@ def _without_head(row: Any) -> str:
     return canonical([row.method, settings, row.backbone, row.record["weights"], row.seed, row.refine, row.limit])
 
 
-def _about(record: dict[str, Any], marks: Marks) -> list[str]:
+def _about(record: Record, marks: Marks) -> list[str]:
     spec = record["spec"]
     head = spec["params"].get("heads")
     settings = f"head {head}" if isinstance(head, int) else f"{head} of the heads" if head else ""
@@ -82,7 +83,7 @@ def _about(record: dict[str, Any], marks: Marks) -> list[str]:
     return [method, settings, spec["backbone"], spec["weights"], str(spec["seed"])]
 
 
-def best_of_heads(records: Sequence[dict[str, Any]], split: str, store: Store) -> float | None:
+def best_of_heads(records: Sequence[Record], split: str, store: Store) -> float | None:
     """Return the per-object score in per cent, of each object the best among a cell's attention heads.
 
     Parameters

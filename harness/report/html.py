@@ -22,6 +22,7 @@ from harness.report.notes import forbidden, protocol_name
 from harness.report.page_data import drawers
 from harness.report.pictures import Picture, Shown, beside, data_uri, embedded
 from harness.report.tables import Table, unfinished
+from harness.results.record import Record
 from harness.strict import canonical
 
 EMBEDDED = 36  # pictures, and figures, that stand in the page itself; the others are files beside it
@@ -69,7 +70,7 @@ class _Tips:
         self.all: dict[str, dict[str, Any]] = {}
         self._anchors: dict[str, str] = {}
 
-    def protocol(self, record: dict[str, Any]) -> str:
+    def protocol(self, record: Record) -> str:
         """Return the anchor of a record's protocol, which is a badge without its refiner."""
         apart = ("name", "summary", "source", "refine")
         protocol = record["spec"]["protocol"]
@@ -77,7 +78,7 @@ class _Tips:
         label = protocol_name(record).removeprefix("protocol ")
         return self._anchor(label, "protocol", [protocol.get("summary", ""), protocol.get("source", "")], fields)
 
-    def warning(self, record: dict[str, Any]) -> list[str]:
+    def warning(self, record: Record) -> list[str]:
         """Return the anchor of a warning, if ground truth was used beyond the image labels of training splits."""
         texts = forbidden(record) if "ground_truth" in record else []
         return [self._anchor("ground truth", "warning", texts, {})] if texts else []
@@ -168,7 +169,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _summary(records: list[dict[str, Any]], tips: _Tips) -> dict[str, Any]:
+def _summary(records: list[Record], tips: _Tips) -> dict[str, Any]:
     """Return what the head of the page says of all records."""
 
     def names(field: str) -> list[str]:
@@ -185,7 +186,7 @@ def _summary(records: list[dict[str, Any]], tips: _Tips) -> dict[str, Any]:
     }
 
 
-def _section(table: Table, records: dict[str, dict[str, Any]], tips: _Tips, taken: set[str]) -> _Section:
+def _section(table: Table, records: dict[str, Record], tips: _Tips, taken: set[str]) -> _Section:
     numeric = [_numeric([row[column] for row in table.rows]) for column in range(len(table.columns))]
     rows = []
     badges: dict[str, None] = {}

@@ -10,6 +10,7 @@ import pandas as pd
 from harness.data.base import Dataset
 from harness.protocol import VERIFICATION
 from harness.registry import Registry
+from harness.results.record import Record
 
 
 def _classes(group: pd.DataFrame) -> str:
@@ -75,7 +76,7 @@ def mark(number: int) -> str:
     return (mark(before - 1) if before else "") + ascii_lowercase[last]
 
 
-def forbidden(record: dict[str, Any]) -> list[str]:
+def forbidden(record: Record) -> list[str]:
     """Return the uses of ground truth beyond the image labels of training splits, as footnotes."""
     uses: dict[tuple[str, str], list[str]] = {}
     for use in record["ground_truth"]:
@@ -84,7 +85,7 @@ def forbidden(record: dict[str, Any]) -> list[str]:
     return [f"ground truth used: {what} of {' and '.join(splits)}, for {why}" for (what, why), splits in uses.items()]
 
 
-def protocol_name(record: dict[str, Any]) -> str:
+def protocol_name(record: Record) -> str:
     """Return a protocol's name with what was changed of it."""
     changes = []
     for key in sorted(record["origins"]):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.results.record import Record, StageFacts
 from harness.strict import canonical
 
 _SCORES = ("miou", "pixacc", "macc", "coverage", "foreground", "pxap", "best_threshold")
 _DIGITS = 4  # of shares in [0, 1]: a hundredth of a point
 
 
-def drawers(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def drawers(records: Iterable[Record]) -> dict[str, Any]:
     """Return what stands in the drawers of a page.
 
     Parameters
@@ -50,14 +51,15 @@ class _Pool:
         return self._places[text]
 
 
-def _kept(record: dict[str, Any], pool: _Pool) -> dict[str, Any]:
+def _kept(record: Record, pool: _Pool) -> dict[str, Any]:
     spec, provenance = record["spec"], record["provenance"]
     protocol = {name: value for name, value in spec["protocol"].items() if value not in ("", [])}
+    fields: dict[str, Any] = {**record}
     return {
-        **{name: record[name] for name in ("title", "status", "ended", "origins")},
-        **{name: record.get(name, "") for name in ("reason", "failed_stage", "tail", "timm", "method_version")},
-        **{name: record.get(name) or {} for name in ("weights", "checkpoint", "applied", "data", "parameters")},
-        **{name: record.get(name) or [] for name in ("supervision", "ground_truth", "classes")},
+        **{name: fields[name] for name in ("title", "status", "ended", "origins")},
+        **{name: fields.get(name, "") for name in ("reason", "failed_stage", "tail", "timm", "method_version")},
+        **{name: fields.get(name) or {} for name in ("weights", "checkpoint", "applied", "data", "parameters")},
+        **{name: fields.get(name) or [] for name in ("supervision", "ground_truth", "classes")},
         **{name: spec[name] for name in ("method", "backbone", "dataset", "seed", "limit", "params")},
         "pictures": record.get("pictures") or {},
         "choice": {name: value for name, value in (record.get("choice") or {}).items() if not isinstance(value, list)},
@@ -70,7 +72,7 @@ def _kept(record: dict[str, Any], pool: _Pool) -> dict[str, Any]:
     }
 
 
-def _scores(metrics: dict[str, Any]) -> dict[str, Any]:
+def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {name: metrics[name] for name in _SCORES if metrics.get(name) is not None}
     numbers |= {"interval": metrics["interval"], "iou": metrics["iou"]}
     return {name: _rounded(value) for name, value in numbers.items()}
@@ -82,7 +84,7 @@ def _rounded(value: Any) -> Any:
     return value if value is None else round(value, _DIGITS)
 
 
-def _stage(stage: dict[str, Any]) -> list[Any]:
+def _stage(stage: StageFacts) -> list[Any]:
     """Return name, key, seconds, peak memory, device and bytes."""
     memory = ", ".join(f"{where} {peak}" for where, peak in stage["memory_mb"].items())
     return [stage["stage"], stage["key"], stage["seconds"], memory, stage["device"], stage["bytes"]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from harness.report.dataframe import once
 from harness.report.notes import Marks, forbidden, protocol_name
 from harness.report.tables import Table
+from harness.results.record import Record
 
 BASE = "strict"
 
@@ -61,7 +61,7 @@ def _table(dataset: str, group: pd.DataFrame) -> Table:
     return table
 
 
-def _change(record: dict[str, Any]) -> str:
+def _change(record: Record) -> str:
     """Return in what a record's protocol differs from `strict`; empty for `strict` itself."""
     protocol = record["spec"]["protocol"]
     name = protocol_name(record)

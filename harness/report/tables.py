@@ -15,6 +15,7 @@ from harness.registry import Registry
 from harness.report.dataframe import once, variant, varying
 from harness.report.notes import Marks, forbidden, protocol_name, protocol_notes
 from harness.report.verifiers import ignored_notes, start_notes, verifier_names
+from harness.results.record import Record
 from harness.strict import canonical
 
 _METRICS = {"miou": "mIoU", "best": "best threshold", "pixacc": "pixAcc", "pxap": "PxAP"}
@@ -241,11 +242,11 @@ def _configurations(group: pd.DataFrame) -> list[_Row]:
     return rows
 
 
-def _version(record: dict[str, Any]) -> str:
+def _version(record: Record) -> str:
     return str(record.get("method_version", ""))
 
 
-def declared(record: dict[str, Any]) -> str:
+def declared(record: Record) -> str:
     """Return what the records of a table share: data, and the protocol but for refiner and verifier, its columns."""
     left_out = ("refine", "summary", "source", *VERIFICATION)
     protocol = {k: v for k, v in record["spec"]["protocol"].items() if k not in left_out}

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import UserError
+from harness.results.record import Record
 
 PROJECT = "wsss-harness"
 
@@ -38,16 +39,16 @@ class Tracked:
     scores: dict[str, float]
 
 
-def tracked(record: dict[str, Any]) -> Tracked:
+def tracked(record: Record) -> Tracked:
     """Return what a tracker takes of a record."""
     spec = {name: value for name, value in record["spec"].items() if name != "protocol"}
     protocol = {name: value for name, value in record["spec"]["protocol"].items() if name not in ("summary", "source")}
     config = pd.json_normalize({**spec, "protocol": protocol, "status": record["status"], "key": record["key"]})
     scores = {
-        f"{split}/{name}": float(metrics[name])
+        f"{split}/{name}": float(value)
         for split, metrics in (record.get("metrics") or {}).items()
         for name in ("miou", "pixacc", "macc", "pxap")
-        if metrics.get(name) is not None
+        if isinstance(value := metrics.get(name), float)
     }
     scores |= {f"{split}/verified": float(found["miou"]) for split, found in (record.get("verification") or {}).items()}
     curves = [
@@ -122,7 +123,7 @@ FORMS: dict[str, tuple[_Write, str]] = {  # what writes, and the package that it
 }
 
 
-def export(records: Iterable[dict[str, Any]], form: str, out: Path) -> Path:
+def export(records: Iterable[Record], form: str, out: Path) -> Path:
     """Write or send records in one of `FORMS`; return where they lie.
 
     Raises

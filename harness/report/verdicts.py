@@ -15,6 +15,7 @@ from harness.registry import Registry
 from harness.report.foreground import best_of_heads
 from harness.report.published import Score
 from harness.report.tables import Marks, Table
+from harness.results.record import Record
 from harness.results.store import Store
 
 MATCH, WITHIN, OFF, UNLIKE = "match", "within tolerance", "off", "not comparable"
@@ -110,7 +111,7 @@ def _measured(verdict: Verdict) -> str:
     return f"{values[0]:.1f}" if values else "–"
 
 
-def _judge(score: Score, records: list[dict[str, Any]], registry: Registry, store: Store) -> Verdict:
+def _judge(score: Score, records: list[Record], registry: Registry, store: Store) -> Verdict:
     done = [record for record in records if record["status"] == "done" and score.split in _metrics(score, record)]
     if not done:
         if score.split in registry.load("dataset", score.dataset).blind_splits and score.method:
@@ -119,7 +120,7 @@ def _judge(score: Score, records: list[dict[str, Any]], registry: Registry, stor
         why = f"{bad['status']}: {bad['reason']}" if bad else "not run"
         return Verdict(score, [], [], why, [], [bad["key"]] if bad else [])
     keys = [record["key"] for record in done]
-    by_seed: dict[int, list[dict[str, Any]]] = {}
+    by_seed: dict[int, list[Record]] = {}
     for record in done:
         by_seed.setdefault(record["spec"]["seed"], []).append(record)
     measured = {seed: value for seed, own in by_seed.items() if (value := _value(score, own, store)) is not None}
@@ -136,7 +137,7 @@ def _judge(score: Score, records: list[dict[str, Any]], registry: Registry, stor
     return Verdict(score, list(measured.values()), list(measured), word, differs, keys)
 
 
-def _value(score: Score, records: list[dict[str, Any]], store: Store) -> float | None:
+def _value(score: Score, records: list[Record], store: Store) -> float | None:
     """Return the measured score of one seed in per cent."""
     kind, _, class_name = score.metric.partition(":")
     if kind == "jaccard":
@@ -146,12 +147,12 @@ def _value(score: Score, records: list[dict[str, Any]], store: Store) -> float |
     return None if value is None else 100 * value
 
 
-def _metrics(score: Score, record: dict[str, Any]) -> dict[str, Any]:
+def _metrics(score: Score, record: Record) -> dict[str, Any]:
     """Return the metrics by split of what a score is of: the masks, or the verifier that was trained on them."""
     return record.get("verification", {}) if score.verified else record["metrics"]
 
 
-def _differences(score: Score, record: dict[str, Any], registry: Registry) -> Iterator[str]:
+def _differences(score: Score, record: Record, registry: Registry) -> Iterator[str]:
     """Yield in what a record was not scored as the published number was, as far as that is known."""
     dataset: type[Dataset] = registry.load("dataset", record["spec"]["dataset"])
     protocol, applied = record["spec"]["protocol"], record["applied"]
@@ -176,7 +177,7 @@ def _differences(score: Score, record: dict[str, Any], registry: Registry) -> It
         yield "pretrained weights there, a random start here"
 
 
-def _verification(score: Score, record: dict[str, Any]) -> Iterator[str]:
+def _verification(score: Score, record: Record) -> Iterator[str]:
     """Yield in what a verifier was not trained as the published one was."""
     for field, here in (("verify_init", "init"), ("mask_split", "mask_split")):
         there = score.protocol.get(field)

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from harness.report.dataframe import variant, varying
+from harness.results.record import Record
 
 
-def verifier_names(records: Sequence[dict[str, Any]]) -> list[str]:
+def verifier_names(records: Sequence[Record]) -> list[str]:
     """Return what to call the verifier of each record: its recipe, with the settings that tell it from its likes.
 
     `none` for a record without verification.
@@ -24,7 +25,7 @@ def verifier_names(records: Sequence[dict[str, Any]]) -> list[str]:
     return [f"{name} {settings}".strip() for name, settings in zip(names, told, strict=True)]
 
 
-def _verifier_facts(record: dict[str, Any]) -> dict[str, Any]:
+def _verifier_facts(record: Record) -> dict[str, Any]:
     """Return all that was decided of a verifier; nothing for a record without one."""
     if "verifier" not in record:
         return {}

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from harness.data.decoded import decoded_folder
 from harness.errors import UserError
 from harness.results.lease import Leases, locked
+from harness.results.record import Record
 from harness.results.store import MANIFEST, Store
 from harness.stages import STAGES
 from harness.strict import KEY
@@ -143,7 +144,7 @@ def _artefacts(store: Store, needed: set[str], keep: Collection[str]) -> Iterato
                 yield Waste(path, stage, "not to be kept")
 
 
-def _keys(record: dict[str, Any]) -> Iterator[str]:
+def _keys(record: Record) -> Iterator[str]:
     """Yield the keys of all stages of a cell."""
     yield from (stage["key"] for stage in record["stages"])
     yield from _leaves(record["artefacts"])

@@ -8,11 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 from harness.protocol import VERIFIER
+from harness.results.record import Record
 
 _NOT_FROM_AN_INDEX = "wsss-harness"
 
 
-def command_of(record: dict[str, Any]) -> list[str]:
+def command_of(record: Record) -> list[str]:
     """Return the words of the command that runs a record's cell, and nothing else.
 
     What a person has to fill in is in capitals: `FOLDER` of the data, `FILE` and `VERIFIER_FILE` of weights, whose
@@ -57,13 +58,13 @@ def _given(command: str, option: str) -> list[str]:
     return [*after, *(word.partition("=")[2] for word in words if word.startswith(f"{option}="))]
 
 
-def constraints_of(record: dict[str, Any]) -> list[str]:
+def constraints_of(record: Record) -> list[str]:
     """Return the packages that were installed, as lines of a constraints file."""
     packages = record["provenance"]["packages"]
     return [f"{name}=={version.partition('+')[0]}" for name, version in packages.items() if name != _NOT_FROM_AN_INDEX]
 
 
-def hints_of(record: dict[str, Any]) -> list[str]:
+def hints_of(record: Record) -> list[str]:
     """Return what command and constraints do not say."""
     provenance = record["provenance"]
     source = provenance["source"]
@@ -72,7 +73,7 @@ def hints_of(record: dict[str, Any]) -> list[str]:
     hints = [f"wsss-harness {provenance['packages'].get(_NOT_FROM_AN_INDEX, '')}{commit}{changed}"]
     hints.append(f"python {provenance['python']}, {provenance['platform']}, {provenance['cpu']}")
     for what, called in (("weights", "FILE"), ("checkpoint", "FILE"), ("verifier", "VERIFIER_FILE")):
-        file = record.get(what)
+        file: Any = record.get(what)
         if file and file["sha256"]:
             hints.append(f"{what} {called}: {file['file']}, sha256 {file['sha256']}")
     hints += [f"data of {split}: content {content}" for split, content in record.get("data", {}).items()]

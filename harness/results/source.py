@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 from harness.archive import File, Source, UnreadableFileError, is_plain
 from harness.errors import UserError
+from harness.results.record import Key, plain, problem_of
 from harness.results.store import LOG, MANIFEST, parse_record
 from harness.stages import STAGES
 from harness.strict import KEY, digest
@@ -46,7 +47,6 @@ def _file_name(name: str) -> str:
     return name
 
 
-_Key = Annotated[str, StringConstraints(pattern=f"^{KEY}$")]
 _Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 _FileName = Annotated[str, AfterValidator(_file_name)]
 
@@ -57,44 +57,18 @@ class _Form(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class _Stage(_Form):
+class _Manifest(_Form):
     stage: str
-    key: _Key
+    key: Key
     seconds: float
     memory_mb: dict[str, int]
     device: str
     threads: int
     bytes: int
 
-
-class _Manifest(_Stage):
     config: dict[str, Any]
-    parents: dict[str, _Key]
+    parents: dict[str, Key]
     files: dict[_FileName, _Sha256]
-
-
-class _Record(_Form):
-    key: _Key
-    title: str
-    ended: str
-    spec: dict[str, Any]
-    provenance: dict[str, Any]
-
-
-class _Done(_Record):
-    status: Literal["done"]
-    classes: list[str]
-    data: dict[str, str]
-    metrics: dict[str, dict[str, Any]]
-    artefacts: dict[str, _Key | dict[str, dict[str, _Key | list[_Key]]] | None]
-    stages: list[_Stage]
-
-
-class _NotDone(_Record):
-    status: Literal["failed", "oom", "timeout", "skipped"]
-    reason: str
-    failed_stage: str
-    tail: str
 
 
 @dataclass(frozen=True)
@@ -198,7 +172,7 @@ def text_of(file: File) -> bytes:
     return b"".join(file.chunks())
 
 
-def record_facts(record: dict[str, Any], key: str, where: str) -> RecordFacts:
+def record_facts(record: Mapping[str, Any], key: str, where: str) -> RecordFacts:
     """Return what to remember of a record.
 
     Raises
@@ -207,12 +181,11 @@ def record_facts(record: dict[str, Any], key: str, where: str) -> RecordFacts:
         If it is not in the form of ours, or of another cell.
     """
     try:
-        form = (_Done if record.get("status") == "done" else _NotDone).model_validate(record)
-        if form.key != key:
-            raise ValueError("it is of another cell")
-        return RecordFacts(form.status, {name: digest(record.get(name)) for name in NUMBERS}, digest(record))
+        if problem := problem_of(record) or ("it is of another cell" if record["key"] != key else ""):
+            raise ValueError(problem)
+        return RecordFacts(record["status"], {name: digest(record.get(name)) for name in NUMBERS}, digest(record))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not a record: {_problem(error)}") from None
+        raise UserError(f"{where} is not a record: {plain(error)}") from None
 
 
 def content_of(files: dict[str, str]) -> str:
@@ -233,15 +206,6 @@ def _take_down(facts: ArtefactFacts, place: re.Match[str], file: File) -> None:
         if (form.stage, form.key) != (place["stage"], place["key"]):
             raise ValueError("it is of another artefact")
     except (UserError, ValueError, RecursionError) as error:
-        facts.problem = f"its manifest is not one: {_problem(error)}"
+        facts.problem = f"its manifest is not one: {plain(error)}"
     else:
         facts.manifest, facts.content, facts.problem = hashlib.sha256(text).hexdigest(), content_of(form.files), ""
-
-
-def _problem(error: Exception) -> str:
-    """Return what is wrong, on one line, of plain characters only."""
-    problem = str(error)
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        problem = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    return ascii(problem)[1:-1][:200]

@@ -20,15 +20,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.errors import UserError, closest
 from harness.files import hash_file, permissions, sync_folder, write_atomic
 from harness.results.lease import locked
+from harness.results.record import SCHEMA, Record, missing_field
 from harness.run.watchdog import OUT_OF_MEMORY
 from harness.source_hash import source_hash
 
-SCHEMA = 1
 _REMOVE = "remove it, and the command that made it writes it again from what is kept"
 _LOG = logging.getLogger(__name__)  # without a handler of its own: warnings are lines on standard error
 MANIFEST = "manifest.json"
@@ -262,7 +262,7 @@ class Store:
 
     # records
 
-    def write_record(self, record: dict[str, Any]) -> None:
+    def write_record(self, record: Record) -> None:
         """Write a cell's record; a done one is never replaced by a failed one."""
         before = self.record(record["key"])
         if before and before["status"] == "done" and record["status"] != "done":
@@ -270,14 +270,14 @@ class Store:
         text = json.dumps({"schema": SCHEMA, **record}, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomic(self.root / "records" / f"{record['key']}.json", text + "\n")
 
-    def record(self, key: str) -> dict[str, Any] | None:
+    def record(self, key: str) -> Record | None:
         """Return a cell's record, or None."""
         try:
             return read_record(self.root / "records" / f"{key}.json")
         except FileNotFoundError:
             return None
 
-    def records(self, *, strict: bool = False) -> Iterator[dict[str, Any]]:
+    def records(self, *, strict: bool = False) -> Iterator[Record]:
         """Yield every record, by key; one that is damaged is named and left out, or with `strict` raises.
 
         Raises
@@ -292,7 +292,7 @@ class Store:
                     raise
                 _LOG.warning("left out: %s", error)
 
-    def find(self, prefix: str) -> dict[str, Any]:
+    def find(self, prefix: str) -> Record:
         """Return the one record whose key begins with `prefix`.
 
         Raises
@@ -309,7 +309,7 @@ class Store:
         return read_record(self.root / "records" / f"{matches[0]}.json")
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
     """Read a record.
 
     Raises
@@ -323,12 +323,9 @@ def read_record(path: Path) -> dict[str, Any]:
         record = parse_record(path.read_bytes(), str(path))
     except IsADirectoryError:
         raise DamagedRecordError(f"{path} is a folder, not a record: remove it") from None
-    missing = [name for name in ("key", "title", "status", "spec", "ended") if name not in record]
-    if record.get("status") == "done":
-        missing += [name for name in ("metrics", "artefacts", "classes") if name not in record]
-    if missing:
-        raise DamagedRecordError(f"{path} is damaged, it has no {missing[0]}: {_REMOVE}")
-    return record
+    if absent := missing_field(record):
+        raise DamagedRecordError(f"{path} is damaged, it has no {absent}: {_REMOVE}")
+    return cast("Record", record)
 
 
 def parse_record(text: str | bytes, where: str) -> dict[str, Any]:

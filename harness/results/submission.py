@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
-from typing import Any
 
 from harness.data.base import open_mask, save_mask
 from harness.data.voc import VOC12
 from harness.errors import UserError
+from harness.results.record import Record
 from harness.results.store import Store
 from harness.stages import SHARD
 
@@ -17,7 +17,7 @@ SPLIT = "test"
 FOLDER = Path("results", "VOC2012", "Segmentation", f"{COMPETITION}_{SPLIT}_cls")
 
 
-def submission(record: dict[str, Any], store: Store, out: Path) -> Path:
+def submission(record: Record, store: Store, out: Path) -> Path:
     """Write a cell's masks of VOC 2012 test, those of its verifier if it has one, and pack them.
 
     Parameters
@@ -65,7 +65,7 @@ def _nameless(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _submittable(record: dict[str, Any]) -> str:
+def _submittable(record: Record) -> str:
     """Return the stage whose masks are handed in."""
     title, spec = f"{record['title']} ({record['key'][:8]})", record["spec"]
     if record["status"] != "done":

@@ -11,6 +11,7 @@ from harness.cell import Cell, RunSpec, distinct_titles
 from harness.data.decoded import DecodedPictures, decoded_folder
 from harness.errors import MissingWeightsError
 from harness.inputs import Inputs
+from harness.results.record import SETTLED
 from harness.results.store import Store
 from harness.run.about import about
 from harness.run.graph import CellGraph, Graph
@@ -155,4 +156,4 @@ def cell_key(spec: RunSpec, made: Any) -> str:
 def is_done(store: Store, planned: PlannedCell) -> bool:
     """Return whether a cell has its final record."""
     record = store.record(planned.key)
-    return record is not None and record["status"] in ("done", "skipped")
+    return record is not None and record["status"] in SETTLED

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from harness.results.record import Record
 from harness.run.worker import Outcome
 from harness.stages import Node
 
@@ -67,7 +68,7 @@ class ConsoleView:
         elif outcome.status != "again":
             self.said(f"{node.stage} {node.label}: {outcome.status}: {outcome.reason}")
 
-    def recorded(self, record: dict[str, Any]) -> None:
+    def recorded(self, record: Record) -> None:
         """Say how a cell ended."""
         title = self.titles.get(record["key"], record["title"])
         if record["status"] == "done":

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from harness import provenance
 from harness.bootstrap import interval, resample
 from harness.metrics import Confusions, finalise
+from harness.results.record import BestThreshold, Metrics, Record, StageFacts, Status
 from harness.results.store import LOG, Artefact, Store
 from harness.run.plan import Plan, PlannedCell
 
 LOG_LINES = 5  # of what a stage has printed
 
 
-def record_of(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
+def record_of(planned: PlannedCell, plan: Plan, store: Store) -> Record:
     """Return the record of a cell whose stages are all there."""
     artefacts = [store.need(plan.nodes[key].stage, key) for key in planned.nodes]
     fitted = next((a for a in artefacts if a.key == planned.artefacts["fit"]), None)
@@ -43,7 +44,7 @@ def record_of(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
 
 def _verified(
     planned: PlannedCell, artefacts: list[Artefact], parameters: dict[str, int] | None, store: Store
-) -> dict[str, Any]:
+) -> Record:
     """Return what is written down of a verification: scores by split, and what was trained on which masks."""
     trained = next((a for a in artefacts if a.stage == "verify"), None)
     if trained is None:
@@ -64,9 +65,7 @@ def _verified(
     }
 
 
-def record_of_failure(
-    planned: PlannedCell, status: str, reason: str, stage: str = "", tail: str = ""
-) -> dict[str, Any]:
+def record_of_failure(planned: PlannedCell, status: Status, reason: str, stage: str = "", tail: str = "") -> Record:
     """Return the record of a cell that failed, ran out of memory or was skipped."""
     return _base(planned, status) | {
         "reason": reason,
@@ -83,7 +82,7 @@ def split_confusions(store: Store, place: dict[str, Any]) -> Confusions:
     )
 
 
-def split_metrics(store: Store, place: dict[str, Any], definition: str) -> dict[str, Any]:
+def split_metrics(store: Store, place: dict[str, Any], definition: str) -> Metrics:
     """Return the scores of a split: those of its masks, and those of its score maps where there are any.
 
     To what `finalise` gives come `interval`, 95 % of the pooled mIoU over resampled pictures; and `pxap`, `ap` per
@@ -94,16 +93,16 @@ def split_metrics(store: Store, place: dict[str, Any], definition: str) -> dict[
     if "curve" in place:
         curve = store.need("curve", place["curve"]).json("curve.json")
         metrics |= {"pxap": curve["pxap"], "ap": curve["ap"], "best_threshold": curve["threshold"]}
-    return metrics
+    return cast("Metrics", metrics)
 
 
-def _best_threshold(store: Store, key: str) -> dict[str, float]:
+def _best_threshold(store: Store, key: str) -> BestThreshold:
     """Return the background that is best on a split's own pixels, before any refiner, and its mIoU: an oracle."""
     curve = store.need("curve", key).json("curve.json")
     return {"threshold": curve["threshold"], "miou": max(curve["sweep"])}
 
 
-def _base(planned: PlannedCell, status: str) -> dict[str, Any]:
+def _base(planned: PlannedCell, status: Status) -> Record:
     return {
         "key": planned.key,
         "status": status,
@@ -111,13 +110,13 @@ def _base(planned: PlannedCell, status: str) -> dict[str, Any]:
         "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "spec": planned.cell.spec.model_dump(mode="json"),
         "origins": planned.cell.origins,
-        **planned.about,
+        **cast("Record", planned.about),
     }
 
 
-def _stage(artefact: Artefact) -> dict[str, Any]:
+def _stage(artefact: Artefact) -> StageFacts:
     kept = ("stage", "key", "seconds", "memory_mb", "device", "threads", "bytes", "images_at_once")
     log = artefact.path / LOG
     printed = log.read_text("utf-8", "replace").splitlines()[-LOG_LINES:] if log.exists() else []
     found = {name: artefact.manifest[name] for name in kept if name in artefact.manifest}
-    return found | {"log": [line[:200] for line in printed]}
+    return cast("StageFacts", found | {"log": [line[:200] for line in printed]})

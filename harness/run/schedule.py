@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from harness.errors import EnvironmentUnfitError, HarnessError
 from harness.results.lease import Leases
+from harness.results.record import Record, Status
 from harness.results.store import Store
 from harness.run.cluster import Cluster, connect
 from harness.run.plan import Plan, PlannedCell, is_done
@@ -38,7 +39,7 @@ class View(Protocol):
     def ended(self, node: Node, outcome: Outcome, seconds: float) -> None:
         """Show how a stage ended."""
 
-    def recorded(self, record: dict[str, Any]) -> None:
+    def recorded(self, record: Record) -> None:
         """Show the record of a cell that ended."""
 
     def said(self, message: str) -> None:
@@ -313,7 +314,7 @@ class Scheduler:
             if node.stage not in self.options.keep and key not in needed and self.store.artefact(node.stage, key):
                 self.store.discard(node.stage, key)
 
-    def _record(self, planned: PlannedCell, pending: set[str]) -> dict[str, Any] | None:
+    def _record(self, planned: PlannedCell, pending: set[str]) -> Record | None:
         if planned.cell.skip:
             return record_of_failure(planned, "skipped", planned.cell.skip)
         if planned.cell.broken:
@@ -321,7 +322,9 @@ class Scheduler:
         for key in planned.nodes:
             if key in self.failed:
                 outcome, node = self.failed[key], self.plan.nodes[key]
-                return record_of_failure(planned, outcome.status, outcome.reason, node.stage, outcome.tail)
+                return record_of_failure(
+                    planned, cast("Status", outcome.status), outcome.reason, node.stage, outcome.tail
+                )
         if not pending.isdisjoint(planned.nodes):
             return None
         return record_of(planned, self.plan, self.store)

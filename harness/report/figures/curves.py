@@ -23,6 +23,7 @@ from harness.report.figures.canvas import (
     tidy,
 )
 from harness.report.figures.series import Series, colours, scored
+from harness.results.record import Record
 from harness.results.store import Store, UnusableArtefactError
 from harness.strict import canonical
 
@@ -168,7 +169,7 @@ def _once(results: pd.DataFrame, stage: str, split: str = "") -> list[Series]:
     return scored(rows.sort_values(["refined", "under"], kind="stable").drop_duplicates("made"), split)
 
 
-def _key(record: dict[str, Any], stage: str, split: str) -> str | None:
+def _key(record: Record, stage: str, split: str) -> str | None:
     place = record["artefacts"]["splits"][split] if split else record["artefacts"]
     return place.get(stage)
 

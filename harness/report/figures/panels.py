@@ -13,6 +13,7 @@ from PIL import Image
 
 from harness.data.base import IGNORE, Dataset, open_mask, open_rgb, voc_palette
 from harness.report.figures.canvas import PAGE, SMALL, legend, new_figure, swatch
+from harness.results.record import Record
 from harness.results.store import Store
 from harness.stages import SHARD
 
@@ -60,7 +61,7 @@ class Kept:
         Here and from every method, if what it needs is gone or damaged.
     """
 
-    def __init__(self, record: dict[str, Any], split: str, store: Store) -> None:
+    def __init__(self, record: Record, split: str, store: Store) -> None:
         self.store, self.place, self.names = store, record["artefacts"]["splits"][split], record["classes"]
         given = store.need("labels", self.place["labels"]).json("labels.json")
         self.ids: list[str] = given["ids"]

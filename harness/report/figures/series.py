@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ import pandas as pd
 from harness.report.dataframe import variant, varying
 from harness.report.figures.canvas import COLOURS, LeftOut
 from harness.report.notes import protocol_name
+from harness.results.record import Record
 from harness.strict import canonical
 
 
@@ -31,7 +31,7 @@ class Series:
     rows: pd.DataFrame
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """The record of the first seed."""
         return self.rows.record.iloc[0]
 
@@ -118,12 +118,12 @@ def _told_apart(found: list[Series]) -> list[Series]:
     ]
 
 
-def _but_the_seed(record: dict[str, Any]) -> str:
+def _but_the_seed(record: Record) -> str:
     spec = {key: value for key, value in record["spec"].items() if key != "seed"}
     return canonical([spec, record["weights"], record.get("checkpoint"), record["data"]])
 
 
-def _protocol(record: dict[str, Any]) -> str:
+def _protocol(record: Record) -> str:
     """Return a protocol's name with what was changed of it but the refiner."""
     origins = {key: value for key, value in record["origins"].items() if key != "protocol.refine"}
     return protocol_name(record | {"origins": origins}).removeprefix("protocol ")
