@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.cell import RunSpec as RunSpec
     from harness.data.base import Dataset as Dataset
+    from harness.file_setting import File as File
     from harness.loader import TrainingData as TrainingData
     from harness.method import Method as Method
     from harness.method import Params as Params
@@ -26,6 +27,7 @@ _HOMES = {
     "Augment": "harness.phases",
     "Batch": "harness.phases",
     "Dataset": "harness.data.base",
+    "File": "harness.file_setting",
     "Method": "harness.method",
     "Params": "harness.method",
     "Phase": "harness.phases",

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 # Each line may import what stands above it, and its own line.
 LAYERS = [
     {"errors", "files", "archive", "run.watchdog"},
-    {"strict", "source_hash"},
+    {"strict", "source_hash", "file_setting"},
     {
         "registry",
         "torchvision_ops",

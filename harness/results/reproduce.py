@@ -48,6 +48,11 @@ def command_of(record: Record) -> list[str]:
     return words
 
 
+def _is_file(value: Any) -> bool:
+    """Return whether a setting is a file, see `harness.File`; a person has to say where it lies."""
+    return isinstance(value, dict) and value.keys() == {"file", "sha256"}
+
+
 def _given(command: str, option: str) -> list[str]:
     """Return the values of an option in a command as it was given."""
     try:
@@ -100,4 +105,6 @@ def _assignment(name: str, spec: dict[str, Any]) -> str:
 
 def _yaml(value: Any) -> str:
     """Return a value as `--set` reads it."""
+    if _is_file(value):
+        return "FILE"
     return value if isinstance(value, str) and value.replace("_", "").isalnum() else json.dumps(value)

@@ -10,6 +10,7 @@ from typing import Any
 from harness.cell import Cell, RunSpec, distinct_titles
 from harness.data.decoded import DecodedPictures, decoded_folder
 from harness.errors import MissingWeightsError
+from harness.file_setting import known_places
 from harness.inputs import Inputs
 from harness.results.record import SETTLED
 from harness.results.store import Store
@@ -132,7 +133,7 @@ def plan_cells(cells: Iterable[Cell], inputs: Inputs) -> Plan:
     if missing and not any(planned.nodes for planned in plan.cells):
         raise missing[0]
     store = str(inputs.store.absolute())
-    plan.locations = Locations(store, inputs.roots(), inputs.weight_files(), inputs.registry.plugins)
+    plan.locations = Locations(store, inputs.roots(), inputs.weight_files() | known_places(), inputs.registry.plugins)
     plan.notes = inputs.notes()
     return plan
 

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from harness import provenance, stages
 from harness.errors import HarnessError
+from harness.file_setting import learn_places
 from harness.precision import set_precision
 from harness.results.store import LOG, Store, UnusableArtefactError
 from harness.run.watchdog import guarded, spare
@@ -78,6 +79,7 @@ def run_node(
         if store.artefact(node.stage, node.key):
             return Outcome("done")
         workers, room = (threads - 1, spare(memory_gb)) if device == "cuda" else (0, 0)
+        learn_places(locations.weights)
         task = Task(node, locations, device, workers, work, room)
         shutil.rmtree(task.out, ignore_errors=True)
         task.out.mkdir()

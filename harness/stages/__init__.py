@@ -140,7 +140,7 @@ class Locations:
         Folders by name, of datasets and of scores that were brought along; empty for a stage that must not reach
         ground truth.
     weights : dict
-        Weight files by sha256.
+        Files of weights, and those that settings name, by sha256.
     plugins : tuple of str
     pictures : tuple of str
         The pictures of the stage's split, or of its shard, in order.
