@@ -10,7 +10,7 @@ INSTALL     := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # pydensecrf2 asks for a Cython whose code Python 3.12 does not compile; with a later one it builds, and computes the same.
 CRF         := $(INSTALL) 'cython>=3' setuptools wheel numpy && $(INSTALL) --no-build-isolation pydensecrf2==1.1
 
-.PHONY: demo demo-verify test test-all bench lint types clean
+.PHONY: demo demo-verify test test-all bench lint types docs clean
 
 demo: $(VENV)/.ready  ## train and compare on drawn pictures, print the table
 	$(BIN)/harness run --experiment demo --results $(RESULTS)
@@ -36,6 +36,10 @@ lint: $(VENV)/.ready
 
 types: $(VENV)/.ready
 	$(BIN)/mypy
+
+docs: $(VENV)/.ready  ## docs/ as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/methods/index.html"
 
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)

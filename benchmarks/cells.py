@@ -1,4 +1,4 @@
-"""The harness's side: pictures to run on, cells planned as `harness run` plans them, stages run as its workers do."""
+"""The harness's side: images to run on, cells planned as `harness run` plans them, stages run as its workers do."""
 
 from __future__ import annotations
 

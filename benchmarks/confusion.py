@@ -105,7 +105,7 @@ def torchmetrics(pairs: list[Any]) -> np.ndarray:
 
 
 def chainercv(pairs: list[Any]) -> np.ndarray:
-    """Return the same by the loop that most repositories copy: `np.bincount` of each picture's labelled pixels."""
+    """Return the same by the loop that most repositories copy: `np.bincount` of each image's labelled pixels."""
     total = np.zeros((CLASSES, CLASSES), np.int64)
     for truth, mask in pairs:
         known = truth.ravel() != IGNORE

@@ -1,6 +1,6 @@
-"""What `--cache-pictures` is worth: how many pictures one core opens and squashes in a second, decoded before or not.
+"""What `--cache-pictures` is worth: how many images one core opens and squashes in a second, decoded before or not.
 
-`python benchmarks/decoding.py ROOT` measures it on the pictures of voc12-animals, from files that the system has in
+`python benchmarks/decoding.py ROOT` measures it on the images of voc12-animals, from files that the system has in
 memory. It counts processor time, so that other programs matter little.
 """
 

@@ -90,7 +90,7 @@ def _folder(planned: Plan, node: Node) -> Path:
 
 
 def _scored(planned: Plan, node: Node) -> Any:
-    """Yield id, score map, open classes, size and file of each picture of a stage's split."""
+    """Yield id, score map, open classes, size and file of each image of a stage's split."""
     store = store_of(planned)
     scores = store.need("score", node.parents["score"])
     split = store.need("labels", node.parents["labels"]).json("labels.json")

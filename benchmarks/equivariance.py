@@ -16,7 +16,7 @@ from harness.stages.fit import build_model
 
 
 def rows(at: Setting) -> list[Row]:
-    """Return the row: the target's forward of a batch, and forward and backward of its four-in-one pictures."""
+    """Return the row: the target's forward of a batch, and forward and backward of its four-in-one images."""
     backbone, size, batch = at.pick(("vit_s16", 224, 16), ("timm:test_vit", 64, 4))
     settings = {"vitpcm.image_size": size, "vitpcm.batch_size": batch}
     if at.tiny:

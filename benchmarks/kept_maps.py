@@ -1,4 +1,4 @@
-"""What a picture's score maps take on disk, against dense float32, and that nothing of the score is lost by it."""
+"""What an image's score maps take on disk, against dense float32, and that nothing of the score is lost by it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def rows(at: Setting) -> list[Row]:
 
 
 def agree(made: Any, within: float) -> str:
-    """Return what is equal: mIoU of masks made from either; of a few small pictures a pixel is a digit."""
+    """Return what is equal: mIoU of masks made from either; of a few small images a pixel is a digit."""
     ours, theirs = made.values()
     assert abs(ours - theirs) < within, made
     return f"mIoU to 4 digits: {ours:.4f}, dense {theirs:.4f}"
@@ -77,7 +77,7 @@ def _miou(confusions: Confusions) -> float:
 
 
 def _dense(planned: Any, score: Any, evaluate: Any, at: Setting) -> Any:
-    """Write the maps of each picture as repositories do; yield the file, the truth, and the mask that it gives."""
+    """Write the maps of each image as repositories do; yield the file, the truth, and the mask that it gives."""
     store = store_of(planned)
     split = store.need("labels", score.parents["labels"]).json("labels.json")
     rules = planned.nodes[evaluate.parents["mask"]].config.rules

@@ -150,7 +150,7 @@ def _fit(task: Task) -> int:
 
 
 def _score(task: Task) -> int:
-    """Score picture after picture and save each file, as a repository's script does; in batches of the harness."""
+    """Score image after image and save each file, as a repository's script does; in batches of the harness."""
     method, size = task.method(), task.config.size
     model = load_model(task.registry, method, task.parent("fit")).to(task.device)
     at_once = batch_size(size, task.device)
@@ -165,7 +165,7 @@ def _score(task: Task) -> int:
 
 
 def _refine(task: Task) -> int:
-    """Refine picture after picture, over the same open classes."""
+    """Refine image after image, over the same open classes."""
     config = task.config
     rules, params = config.rules, CRFParams.model_validate(config.refine["params"])
     split = task.parent("labels").json("labels.json")

@@ -26,7 +26,7 @@ ON_GPU = ("gpu",)
 
 @contextmanager
 def setting(root: Path | None, device: str, threads: int, tiny: bool) -> Iterator[Setting]:
-    """Make a scratch folder, and pictures in it unless a VOCdevkit is given."""
+    """Make a scratch folder, and images in it unless a VOCdevkit is given."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         if root is None:

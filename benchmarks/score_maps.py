@@ -1,4 +1,4 @@
-"""Score maps from picture files to a stored artefact, against a bare forward of the same backbone."""
+"""Score maps from image files to a stored artefact, against a bare forward of the same backbone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of ViT-PCM, pictures from files and losses told, against a loop by hand over tensors in memory."""
+"""Training of ViT-PCM, images from files and losses told, against a loop by hand over tensors in memory."""
 
 from __future__ import annotations
 

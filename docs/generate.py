@@ -206,7 +206,7 @@ def benchmarks(folder: str) -> str:
 
 
 def measured(name: str) -> str:
-    """Return what each device gave for a row on each set of pictures, beside its ratio."""
+    """Return what each device gave for a row on each set of images, beside its ratio."""
     found = [(result, row) for result in _measured(RESULTS) for row in result["rows"] if row["name"] == name]
     return "\n".join(f"{result['device']}, pictures: {result['pictures']}:\n\n{floor(row)}" for result, row in found)
 

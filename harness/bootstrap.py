@@ -1,6 +1,6 @@
-"""How far a score would move with other pictures: resampling pictures, without running anything again.
+"""How far a score would move with other images: resampling images, without running anything again.
 
-This is the error over pictures of one trained model. The spread over seeds is another; neither contains the other.
+This is the error over images of one trained model. The spread over seeds is another; neither contains the other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def resample(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> np.ndarray:
-    """Return a statistic of pictures drawn with replacement, many times.
+    """Return a statistic of images drawn with replacement, many times.
 
     Parameters
     ----------
@@ -59,12 +59,12 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
-    """Return by how much scores differ, second minus first, with 95 % intervals over pictures drawn for both alike.
+    """Return by how much scores differ, second minus first, with 95 % intervals over images drawn for both alike.
 
     Parameters
     ----------
     first, second : ndarray
-        (N, K, 3) counts of the same pictures.
+        (N, K, 3) counts of the same images.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The only door to pydensecrf: fully connected CRF inference on one picture."""
+"""The only door to pydensecrf: fully connected CRF inference on one image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CRFParams(RefinerParams):
     label_confidence : float
         Probability that a label is right, where labels are the unary.
     picture : {"rgb", "mean_subtracted"}
-        What it looks at: the picture; or, as some repositories do, BGR less its mean, cast to bytes with wrap-around.
+        What it looks at: the image; or, as some repositories do, BGR less its mean, cast to bytes with wrap-around.
     channels : {"open"}
         Classes that the protocol closed are left out, whatever the original does: with probability `clip` everywhere
         they change next to no label.
@@ -48,7 +48,7 @@ class CRFParams(RefinerParams):
 
 
 def dense_crf(image: np.ndarray, probabilities: np.ndarray, params: CRFParams) -> np.ndarray:
-    """Refine class probabilities by the picture's colours.
+    """Refine class probabilities by the image's colours.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ def check_folder(
     progress: Callable[[int, int], None] = lambda done, total: None,
     remark: Callable[[str], None] = lambda text: None,
 ) -> str:
-    """Check that a folder holds what an external method promises, for every picture of some splits and for no other.
+    """Check that a folder holds what an external method promises, for every image of some splits and for no other.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def check_folder(
     transposed: list[bool] = []
 
     def look(picture: Picture) -> str:
-        """Return a hash of a picture's file, after checking it."""
+        """Return a hash of an image's file, after checking it."""
         if picture.id not in found:
             raise ValueError(f"is missing (expected {picture.id}{' or '.join(SUFFIXES[kind])})")
         path, *more = found[picture.id]
@@ -110,7 +110,7 @@ def check_folder(
 
 
 def find(folder: Path, kind: str, image_id: str) -> Path:
-    """Return the file of a picture; `check_folder` has seen that it is there."""
+    """Return the file of an image; `check_folder` has seen that it is there."""
     return next(path for suffix in SUFFIXES[kind] if (path := folder / f"{image_id}{suffix}").exists())
 
 
@@ -151,7 +151,7 @@ def _load(path: Path) -> Any:
 
 
 def read_maps(path: Path, classes: int, background: bool, output: str) -> np.ndarray:
-    """Read the (C, h, w) scores of a picture: a .npy array, or a .npz with `scores` and, of some channels, `classes`.
+    """Read the (C, h, w) scores of an image: a .npy array, or a .npz with `scores` and, of some channels, `classes`.
 
     Returns
     -------

@@ -134,7 +134,7 @@ class Inputs:
         return self._weights[key]
 
     def brought(self, cell: Cell, method: Method, class_ids: list[int], indices: list[SplitIndex]) -> str:
-        """Check the folder of an external method against the pictures of some splits; return a key of its content."""
+        """Check the folder of an external method against the images of some splits; return a key of its content."""
         from harness.external import check_folder
 
         assert cell.folder

@@ -28,7 +28,7 @@ class Params(Frozen):
     Attributes
     ----------
     inference_size : int
-        Side in pixels to which a picture is squashed for scoring, unless the protocol says otherwise.
+        Side in pixels to which an image is squashed for scoring, unless the protocol says otherwise.
     """
 
     inference_size: int = Field(384, ge=16, json_schema_extra={"stage": "score"})
@@ -40,7 +40,7 @@ class TrainParams(Params):
     Attributes
     ----------
     image_size : int
-        Side in pixels to which a picture is squashed for training.
+        Side in pixels to which an image is squashed for training.
     epochs, batch_size : int
     stride : int
         Pixels per feature of a convolutional backbone, by dilation, so that its weights stay usable; a ViT's is its
@@ -82,7 +82,7 @@ class Method(Trainable):
     background : bool
         Whether channel 0 of `score` is the method's own background.
     predicts_presence : bool
-        Whether `score` also says which classes a picture shows: needed for `class_gating: predicted`.
+        Whether `score` also says which classes an image shows: needed for `class_gating: predicted`.
     conditions_on_labels : bool
         Whether `score` wants the image labels where the protocol allows them.
     needs_grad : bool

@@ -1,4 +1,4 @@
-"""One integer confusion matrix per picture, kept sparse, and one way to turn matrices into numbers."""
+"""One integer confusion matrix per image, kept sparse, and one way to turn matrices into numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.data.base import IGNORE
 
 
 def confusion(truth: np.ndarray, prediction: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
-    """Count a picture's pixels by true and predicted class.
+    """Count an image's pixels by true and predicted class.
 
     Pixels whose truth is 255 or a class outside `class_ids` are left out. A prediction of 255, or of a class outside
     `class_ids`, is wrong, whatever the truth; it is counted in a column of its own.
@@ -44,12 +44,12 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, class_ids: Sequence[int
 
 @dataclass(frozen=True)
 class Confusions:
-    """The confusion matrices of N pictures over K classes: a picture fills few of its K (K + 1) entries.
+    """The confusion matrices of N images over K classes: an image fills few of its K (K + 1) entries.
 
     Attributes
     ----------
     entries : ndarray
-        (E, 4) int32: picture, true class, predicted class (K is "none of these"), pixels; sorted by picture.
+        (E, 4) int32: image, true class, predicted class (K is "none of these"), pixels; sorted by image.
     pictures, classes : int
         N and K.
     """
@@ -60,7 +60,7 @@ class Confusions:
 
     @classmethod
     def gather(cls, matrices: Iterable[np.ndarray], classes: int) -> Confusions:
-        """Gather (K, K + 1) matrices, picture by picture."""
+        """Gather (K, K + 1) matrices, image by image."""
         rows, count = [np.empty((0, 4), np.int32)], 0
         for count, matrix in enumerate(matrices, 1):
             true, predicted = np.nonzero(matrix)
@@ -85,14 +85,14 @@ class Confusions:
         return cls(rows[1:], int(rows[0, 0]), int(rows[0, 1]))
 
     def total(self) -> np.ndarray:
-        """Return the (K, K + 1) int64 sum over the pictures."""
+        """Return the (K, K + 1) int64 sum over the images."""
         total = np.zeros((self.classes, self.classes + 1), np.int64)
         _, true, predicted, pixels = self.entries.T
         np.add.at(total, (true, predicted), pixels)
         return total
 
     def counts(self) -> np.ndarray:
-        """Return (N, K, 3) int64 pixels of each picture and class: right, true, predicted."""
+        """Return (N, K, 3) int64 pixels of each image and class: right, true, predicted."""
         counts = np.zeros((self.pictures, self.classes + 1, 3), np.int64)
         picture, true, predicted, pixels = self.entries.T
         right = true == predicted
@@ -141,7 +141,7 @@ DEFINITIONS: dict[str, Callable[[Confusions], float]] = {
     "pooled": lambda confusions: float(mean_iou(confusions.counts().sum(0))),
     "present": _present,  # classes of the truth only
     "zero": _zero,  # a class in neither truth nor prediction counts as 0
-    "per_image": _per_image,  # mean over pictures of the picture's own mIoU
+    "per_image": _per_image,  # mean over images of the image's own mIoU
     "drop255": _drop255,  # pixels without a predicted class are left out
 }
 
@@ -153,7 +153,7 @@ def finalise(confusions: Confusions, definition: str = "pooled") -> dict[str, An
     ----------
     confusions : Confusions
     definition : str
-        Of `miou`: a name in `DEFINITIONS`. `pooled`: over the pixels of all pictures, the mean over the classes that
+        Of `miou`: a name in `DEFINITIONS`. `pooled`: over the pixels of all images, the mean over the classes that
         occur in truth or prediction.
 
     Returns
@@ -190,15 +190,15 @@ def finalise(confusions: Confusions, definition: str = "pooled") -> dict[str, An
 
 
 def object_jaccard(confusions: Confusions) -> np.ndarray:
-    """Return how well each picture's whole foreground covers each of its classes.
+    """Return how well each image's whole foreground covers each of its classes.
 
-    A class of a picture is an object, as in DINO's protocol (Caron et al., 2021): the Jaccard index of its pixels with
+    A class of an image is an object, as in DINO's protocol (Caron et al., 2021): the Jaccard index of its pixels with
     all pixels predicted as foreground, whatever their class. Undefined truth is left out.
 
     Returns
     -------
     ndarray
-        (N, K - 1) in [0, 1]; NaN for a class that the picture does not show.
+        (N, K - 1) in [0, 1]; NaN for a class that the image does not show.
     """
     found = np.zeros((confusions.pictures, confusions.classes, 2), np.int64)  # pixels: all, those predicted foreground
     picture, true, predicted, pixels = confusions.entries.T
@@ -210,7 +210,7 @@ def object_jaccard(confusions: Confusions) -> np.ndarray:
 
 
 def mean_over_objects(jaccard: np.ndarray) -> float:
-    """Return the mean of (N, K - 1) `object_jaccard` over a picture's objects, then over the pictures that show any."""
+    """Return the mean of (N, K - 1) `object_jaccard` over an image's objects, then over the images that show any."""
     shown = jaccard[~np.isnan(jaccard).all(1)]
     return float(np.nanmean(shown, axis=1).mean()) if len(shown) else float("nan")
 

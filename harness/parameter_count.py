@@ -2,7 +2,7 @@
 
 Papers count differently, with the ImageNet head or without, with the segmenter that was trained afterwards or without.
 Every number here is counted from the built model, at the grid that its backbone was pre-trained at: a ViT that is built
-for larger pictures would count more position embeddings.
+for larger images would count more position embeddings.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Predictor:
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return a picture with its mask's colours over it, (H, W, 3) uint8; background stays as it is."""
+    """Return an image with its mask's colours over it, (H, W, 3) uint8; background stays as it is."""
     colours = np.array(voc_palette(), np.uint8).reshape(-1, 3)[mask]
     return np.where(mask[..., None] > 0, (0.45 * image + 0.55 * colours).astype(np.uint8), image)
 
@@ -161,7 +161,7 @@ def contact_sheet(shown: list[tuple[str, np.ndarray, list[str]]], path: Path, co
 
 
 def thumbnail(picture: np.ndarray, side: int = 320) -> np.ndarray:
-    """Return a picture no larger than `side` pixels either way."""
+    """Return an image no larger than `side` pixels either way."""
     image = Image.fromarray(picture)
     image.thumbnail((side, side))
     return np.asarray(image)

@@ -40,7 +40,7 @@ Verify = Annotated[str, AfterValidator(_verifier)]
 
 
 class ClassGating(Frozen):
-    """Which classes may appear in a picture's mask, on training splits and on held-out ones.
+    """Which classes may appear in an image's mask, on training splits and on held-out ones.
 
     `gt`: those of its image labels; `predicted:p`: those that the method predicts with at least probability p; `none`:
     all.
@@ -62,7 +62,7 @@ class Protocol(Frozen):
     label_source : {"masks", "xml", "file"} or None
         Where image-level labels come from; None takes the dataset's own.
     background_label : {"always", "masks"}
-        Whether every picture counts as showing background, or only those whose mask has some.
+        Whether every image counts as showing background, or only those whose mask has some.
     classes : tuple of str
         A subset of the dataset's classes, without the background; empty means all. Pixels of others are ignored.
     fit_split : str or None
@@ -70,7 +70,7 @@ class Protocol(Frozen):
     eval_splits : tuple of str
         The splits that are scored; empty takes the dataset's own.
     class_gating : ClassGating
-        Which classes may appear in a picture's mask: on `training` splits and on `held_out` ones, `gt` (those of its
+        Which classes may appear in an image's mask: on `training` splits and on `held_out` ones, `gt` (those of its
         image labels), `predicted:p` (those that the method predicts with at least probability p) or `none` (all).
     normalisation : {"none", "max", "minmax", "vitpcm"}
         How each class's activation map comes to [0, 1]: divided by its maximum, or stretched from its minimum too.
@@ -81,14 +81,14 @@ class Protocol(Frozen):
         fixed value, in steps of 0.01, with the best mIoU on the ground-truth pixels of that split. `model` admits only
         methods that have one.
     size : int, "native" or None
-        Side in pixels to which pictures are squashed for scoring; `native` keeps each picture's own, rounded to whole
+        Side in pixels to which images are squashed for scoring; `native` keeps each image's own, rounded to whole
         patches; None takes the method's own.
     scales : tuple of float
         Of that size; maps are averaged before anything else is done to them.
     flip : {"none", "mean", "max"}
-        How maps are merged with those of the mirrored picture.
+        How maps are merged with those of the mirrored image.
     align_corners : bool
-        Whether resizing score maps to picture size maps corner pixels onto corner pixels.
+        Whether resizing score maps to image size maps corner pixels onto corner pixels.
     gated_background : bool
         Whether gating by `gt` closes the background too: an image whose labels do not name it gets none. It takes
         `background_label: masks` for images to be without one.

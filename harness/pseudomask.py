@@ -39,7 +39,7 @@ def background_is_closed(rules: Rules, labels: np.ndarray) -> bool:
 
 
 def probabilities(scores: np.ndarray, classes: np.ndarray, size: tuple[int, int], rules: Rules, output: str) -> Tensor:
-    """Turn a score map into probabilities at picture size.
+    """Turn a score map into probabilities at image size.
 
     Parameters
     ----------
@@ -48,10 +48,10 @@ def probabilities(scores: np.ndarray, classes: np.ndarray, size: tuple[int, int]
     classes : ndarray
         The open classes, from `open_classes`.
     size : tuple of int
-        Height and width of the picture.
+        Height and width of the image.
     rules : Rules
     output : {"activation", "probability", "labels"}
-        What the scores are; `labels` are (1, H, W) positions of classes at picture size.
+        What the scores are; `labels` are (1, H, W) positions of classes at image size.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def with_background(maps: Tensor, size: tuple[int, int], rules: Rules) -> Tensor
 
 
 def _normalise(maps: Tensor, rule: str, output: str) -> Tensor:
-    """Bring every channel to [0, 1] over the picture."""
+    """Bring every channel to [0, 1] over the image."""
     if rule == "vitpcm":
         maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-7)
         return maps / maps.sum(0).clamp(min=1e-7) if output == "probability" else maps

@@ -9,7 +9,7 @@ from harness.crf import CRFParams, dense_crf
 
 
 class DenseCRF(Refiner):
-    """Fully connected CRF (Krähenbühl and Koltun, 2011) over the picture's colours."""
+    """Fully connected CRF (Krähenbühl and Koltun, 2011) over the image's colours."""
 
     name = "crf"
     Params = CRFParams

@@ -17,7 +17,7 @@ class DINOParams(Params):
     Attributes
     ----------
     inference_size : int
-        DINO's own pictures are 480 pixels wide.
+        DINO's own images are 480 pixels wide.
     heads : "mean", or int
         Whose attention: the mean of all heads, or that of one.
     """
@@ -30,7 +30,7 @@ class DINO(Method):
     """What the class token of a ViT's last layer attends to; it knows foreground from background, and no class.
 
     A patch scores the share of attention that lies on it and on all weaker patches together. So a background of
-    `fixed:x` keeps the strongest patches that hold 1 - x of the attention: 0.4 is the 60 % of DINO's own pictures. Each
+    `fixed:x` keeps the strongest patches that hold 1 - x of the attention: 0.4 is the 60 % of DINO's own images. Each
     class gets the same map; of the scores only `foreground` means anything.
     """
 

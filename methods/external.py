@@ -13,7 +13,7 @@ class ExternalParams(Params):
     Attributes
     ----------
     folder : str
-        Holds one file per picture, named by its id: indexed PNG masks at picture size, or (C, h, w) scores as .npy, or
+        Holds one file per image, named by its id: indexed PNG masks at image size, or (C, h, w) scores as .npy, or
         as .npz with `scores` and, where it holds some channels only, `classes`.
     kind : {"masks", "scores"}
     output : {"activation", "probability"}

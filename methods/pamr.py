@@ -34,7 +34,7 @@ class PAMR(Refiner):
     """Pixel-adaptive mask refinement: each pixel becomes, again and again, the mean of its neighbours of like colour.
 
     The neighbours N(i) of pixel i are the eight around it at each dilation; beyond the border lies the nearest pixel of
-    the border. With x the picture and c its colours, pixel i listens to its neighbour j by
+    the border. With x the image and c its colours, pixel i listens to its neighbour j by
 
         a_ij = softmax over j in N(i) of  -1/3 sum_c |x_ic - x_jc| / (1e-8 + s_ic / 10)
 
@@ -43,8 +43,8 @@ class PAMR(Refiner):
     probabilities stay probabilities. A pixel does not listen to itself, save where the border repeats it.
 
     So does the authors' code, models/mods/pamr.py. Differences are in units of the local deviation: any normalisation
-    of the colours gives the same, and uint8 RGB will do. While training, the authors shrink the picture to the grid of
-    their features; here masks are refined at picture size, where the same dilations reach less far.
+    of the colours gives the same, and uint8 RGB will do. While training, the authors shrink the image to the grid of
+    their features; here masks are refined at image size, where the same dilations reach less far.
     """
 
     name = "pamr"

@@ -88,7 +88,7 @@ def test_the_version_of_a_package_counts_all_that_is_shipped_in_it(tmp_path: Pat
 
 def test_code_with_results_keeps_the_version_that_they_name() -> None:
     registry = Registry()
-    assert registry.source_version("method", "vitpcm") == "98408a5f030d43ea"
+    assert registry.source_version("method", "sanity-oracle") == "431d1be711bd7e3a"
     assert registry.source_version("refiner", "crf") == "ef678281cc62b970"
 
 

@@ -1,4 +1,4 @@
-"""A plugin under examination, and what its checks need: small models, toy pictures, a training. Made when asked for."""
+"""A plugin under examination, and what its checks need: small models, toy images, a training. Made when asked for."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Case:
 
     @cached_property
     def data(self) -> TrainingData:
-        """Toy pictures with their image labels."""
+        """Toy images with their image labels."""
         index = index_split(self.toy, "train", label_source="masks", masks=True, limit=PICTURES)
         labels = label_matrix(index.pictures, list(range(len(self.toy.classes))), "always")
         paths = [self.toy.image_path(image_id) for image_id in index.ids]
@@ -174,7 +174,7 @@ class Case:
         return method.training_step(model.train(), batch, step)
 
     def pictures(self, count: int, sides: tuple[int, int] = (SIDE, SIDE)) -> Tensor:
-        """Return (count, 3, *sides) toy pictures."""
+        """Return (count, 3, *sides) toy images."""
         paths = [self.toy.image_path(image_id) for image_id in self.data.ids[:count]]
         return torch.stack([squash(open_rgb(path), sides) for path in paths])
 

@@ -15,7 +15,7 @@ from harness.check.watch import disturbed
 
 @check("method", needs=("trains",))
 def input_unmodified(case: Case) -> None:
-    """The same pictures and labels are used again: for the mirrored view, for the next scale, for the next step.
+    """The same images and labels are used again: for the mirrored view, for the next scale, for the next step.
 
     Work on a copy, as images.clone(); functions whose names end in _ change in place.
     """

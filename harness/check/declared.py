@@ -161,7 +161,7 @@ def _published(name: str, file: Path) -> bool:
 
 @check("method", needs=("has_defaults", "well_declared"))
 def takes_small_settings(case: Case) -> None:
-    """All further checks train and score it on toy pictures of 64 pixels, with backbones of 0.3 million weights.
+    """All further checks train and score it on toy images of 64 pixels, with backbones of 0.3 million weights.
 
     Give settings that it takes, as --set NAME.image_size=224 or `settings` of parametrize_with_checks.
     """

@@ -46,7 +46,7 @@ def splits_exist(case: Case) -> None:
 
 @check("dataset", needs=("splits_exist",))
 def pictures_open(case: Case) -> None:
-    """Every picture has a mask of its size that holds its classes, and image labels; a run looks before it starts.
+    """Every image has a mask of its size that holds its classes, and image labels; a run looks before it starts.
 
     See the message: the file, and what is wrong with it.
     """
@@ -55,9 +55,9 @@ def pictures_open(case: Case) -> None:
 
 @check("dataset", needs=("pictures_open",))
 def content_is_stable(case: Case) -> None:
-    """Content stands in the key: pictures that change make every score new.
+    """Content stands in the key: images that change make every score new.
 
-    Draw from a seed of the picture's own, and list ids in a fixed order.
+    Draw from a seed of the image's own, and list ids in a fixed order.
     """
     reseed(3)  # the first drawing began from other generators
     must(_digests(case.dataset) == _digests(case.open()), "opened twice, it holds other pictures")

@@ -46,7 +46,7 @@ def _must_not_learn(case: Case) -> None:
 
 
 def _example(case: Case, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Return a toy picture and smooth probabilities (C, H, W) that favour another channel in every stripe of it."""
+    """Return a toy image and smooth probabilities (C, H, W) that favour another channel in every stripe of it."""
     image = np.ascontiguousarray(open_rgb(case.toy.image_path(case.toy.ids("val")[0]))[:64, :80])
     height, width = image.shape[:2]
     place = np.linspace(0, channels, width, endpoint=False)[None, None] - np.arange(channels)[:, None, None] - 0.5
@@ -140,7 +140,7 @@ def _other(value: Any) -> Any:
 
 @check("refiner", needs=("keeps_shape",))
 def constant_picture(case: Case) -> None:
-    """A picture without any contrast has nothing to say: the likeliest class stays the likeliest.
+    """An image without any contrast has nothing to say: the likeliest class stays the likeliest.
 
     Clamp the denominator of every division by a distance or a deviation.
     """

@@ -15,7 +15,7 @@ _TOLERANCE = 1e-3  # of the largest score
 
 
 def _scored(case: Case, count: int = 3, sides: tuple[int, int] = (SIDE, SIDE)) -> Iterator[Scored]:
-    """Yield maps and presence of toy pictures, for each thing that may be given as labels."""
+    """Yield maps and presence of toy images, for each thing that may be given as labels."""
     for labels in case.labels(count, sides):
         yield case.maps(case.pictures(count, sides), labels)
 
@@ -24,7 +24,7 @@ def _scored(case: Case, count: int = 3, sides: tuple[int, int] = (SIDE, SIDE)) -
 def scores_on_a_grid(case: Case) -> None:
     """Maps are kept at the model's own grid, and the harness resizes every method's in the same way.
 
-    Return a float tensor (B, C, h, w) at the grid of the features; do not resize to the picture.
+    Return a float tensor (B, C, h, w) at the grid of the features; do not resize to the image.
     """
     for maps, _ in _scored(case):
         shape = tuple(maps.shape)
@@ -73,7 +73,7 @@ def probabilities_add_up(case: Case) -> None:
 
 @check("method", needs=("scores_on_a_grid",))
 def presence_as_declared(case: Case) -> None:
-    """On held-out pictures a class may appear only if the method says so itself; without presence all of them may.
+    """On held-out images a class may appear only if the method says so itself; without presence all of them may.
 
     Return (maps, presence) with presence (B, num_classes - 1) in [0, 1], and predicts_presence = True.
     """
@@ -93,7 +93,7 @@ def _must_lie_within(highest: float, values: Tensor, what: str) -> None:
 
 @check("method", needs=("scores_on_a_grid",))
 def labels_unused(case: Case) -> None:
-    """Image labels of held-out pictures are an oracle; only the protocol may hand them out, and only where declared.
+    """Image labels of held-out images are an oracle; only the protocol may hand them out, and only where declared.
 
     Do without, or declare conditions_on_labels = True, which stands in the record.
     """
@@ -106,9 +106,9 @@ def labels_unused(case: Case) -> None:
 
 @check("method", needs=("scores_on_a_grid",))
 def batch_is_no_matter(case: Case) -> None:
-    """How many pictures are scored at once follows from memory; the score must not.
+    """How many images are scored at once follows from memory; the score must not.
 
-    Take maxima, means and normalisation over one picture at a time, never over the batch.
+    Take maxima, means and normalisation over one image at a time, never over the batch.
     """
     images = case.pictures(3)
     for labels in case.labels(3):
@@ -135,7 +135,7 @@ def other_sizes(case: Case) -> None:
 
 @check("method", needs=("scores_on_a_grid",))
 def native_sizes(case: Case) -> None:
-    """The size `native` keeps each picture's own proportions.
+    """The size `native` keeps each image's own proportions.
 
     Keep height and width apart: features are (B, dim, h, w).
     """

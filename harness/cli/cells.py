@@ -83,7 +83,7 @@ def run_cells(
 
 
 def _decode(console: Console, plan: Plan, store: Store, keep: Collection[str] | None) -> None:
-    """Decode the pictures that are still to be opened; say first how large they are."""
+    """Decode the images that are still to be opened; say first how large they are."""
     from harness.run.progress import scanning
 
     decoded = plan.decode(plan.missing(store, keep))

@@ -28,7 +28,7 @@ def command(
 ) -> None:
     """Check whether a plugin keeps the contract.
 
-    Builds, trains and scores it on drawn pictures; exit status 1 if a check fails.
+    Builds, trains and scores it on drawn images; exit status 1 if a check fails.
     """
     from harness.check import suites
     from harness.spec import parse_assignments

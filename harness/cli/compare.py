@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """Compare two cells.
 
-    Settings, scores, classes, and the pictures that changed most.
+    Settings, scores, classes, and the images that changed most.
     """
     from harness.report.compare import compare
     from harness.results.store import Store

@@ -1,4 +1,4 @@
-"""`harness report`: tables and pictures from records."""
+"""`harness report`: tables and figures from records."""
 
 from __future__ import annotations
 

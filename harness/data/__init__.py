@@ -1,1 +1,1 @@
-"""Datasets: where pictures, image labels and masks come from."""
+"""Datasets: where images, image labels and masks come from."""

@@ -1,4 +1,4 @@
-"""The contract of a dataset, and the one way in which a picture or a mask is opened."""
+"""The contract of a dataset, and the one way in which an image or a mask is opened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from harness.errors import UserError, closest
 
 IGNORE = 255
-DECODED = ".npy"  # ends the name of a picture that `harness.data.decoded` keeps
+DECODED = ".npy"  # ends the name of an image that `harness.data.decoded` keeps
 
 
 class Dataset:
@@ -36,13 +36,13 @@ class Dataset:
     training_splits : tuple of str
         The splits whose image labels are allowed supervision.
     blind_splits : tuple of str
-        The splits of which only the pictures are public: masks are made of them, and scored by somebody else.
+        The splits of which only the images are public: masks are made of them, and scored by somebody else.
     subset : tuple of str
         The classes that count unless the protocol says otherwise; empty means all.
     settings : dict
         Settings of methods, by method name or glob, where this dataset needs others than their defaults.
     official : dict
-        How many pictures each official split has; a score on another number of them says so.
+        How many images each official split has; a score on another number of them says so.
     note : str
         What a reader of a score must know about it; printed under every table.
     label_source : str
@@ -108,25 +108,25 @@ class Dataset:
         raise NotImplementedError
 
     def ids(self, split: str) -> list[str]:
-        """Return the picture ids of a split, in order."""
+        """Return the image ids of a split, in order."""
         raise NotImplementedError
 
     def image_path(self, image_id: str) -> Path:
-        """Return where a picture is."""
+        """Return where an image is."""
         raise NotImplementedError
 
     def mask_path(self, image_id: str) -> Path:
-        """Return where a picture's mask is: an indexed PNG, 255 where it is not labelled."""
+        """Return where an image's mask is: an indexed PNG, 255 where it is not labelled."""
         raise NotImplementedError
 
     def label_file(self, image_id: str, source: str) -> Path:
-        """Return the file that a picture's image labels are read from, for the sources `xml` and `file`."""
+        """Return the file that an image's image labels are read from, for the sources `xml` and `file`."""
         raise UserError(
             f"dataset {self.name} has no image labels from '{source}': --set protocol.label_source={self.label_source}"
         )
 
     def image_labels(self, image_id: str, source: str) -> list[int]:
-        """Return the class indices of a picture's image labels, without the background."""
+        """Return the class indices of an image's image labels, without the background."""
         raise NotImplementedError
 
     def class_ids(self, names: tuple[str, ...]) -> list[int]:
@@ -214,7 +214,7 @@ def open_mask(path: Path | IO[bytes]) -> np.ndarray:
     Raises
     ------
     OSError
-        If it is missing, truncated or no picture.
+        If it is missing, truncated or no image.
     ValueError
         If it holds colours rather than indices.
     """

@@ -24,7 +24,7 @@ COCO_CLASSES = (
 class COCO14(VOCLayout):
     """COCO 2014, where the first annotation of a pixel wins and crowds are not labelled.
 
-    `train` and `val` are the pictures that have an annotation, `train_vitpcm` and `val_vitpcm` those that the code of
+    `train` and `val` are the images that have an annotation, `train_vitpcm` and `val_vitpcm` those that the code of
     ViT-PCM keeps. Image labels come from the masks, or with `file` from the annotations, crowds included.
     """
 

@@ -1,7 +1,7 @@
 """Pictures decoded once and kept, for stages that open them again and again.
 
-Each has a file of its own, named by the content of the picture's, which `open_rgb` maps into memory. So a changed
-picture has another file, and splits, runs and processes share what they have in common. Its time of change is a
+Each has a file of its own, named by the content of the image's, which `open_rgb` maps into memory. So a changed
+image has another file, and splits, runs and processes share what they have in common. Its time of change is a
 function of its name: a file that was changed since, at whatever size, has another, and is written again.
 """
 
@@ -25,12 +25,12 @@ _HEADER = 128  # bytes before the pixels
 
 
 def decoded_folder(store: Path) -> Path:
-    """Return where a results folder keeps decoded pictures."""
+    """Return where a results folder keeps decoded images."""
     return store / "cache" / "pictures"
 
 
 class DecodedPictures:
-    """Decoded pictures in a folder.
+    """Decoded images in a folder.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class DecodedPictures:
         return f"decoded pictures: {have}; `harness gc --yes` removes them"
 
     def place(self, picture: Picture) -> Path:
-        """Return where a decoded picture is, or will be."""
+        """Return where a decoded image is, or will be."""
         return self.folder / f"{picture.image}{DECODED}"
 
     def write(self, progress: Progress) -> None:
@@ -65,7 +65,7 @@ class DecodedPictures:
         Raises
         ------
         UserError
-            If the disk has no room for them, or a picture is no longer the one that was checked.
+            If the disk has no room for them, or an image is no longer the one that was checked.
         """
         need_room(self.folder, self.missing, "--cache-pictures")
         with disk_watched(self.folder), ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,4 +1,4 @@
-"""A folder of one's own: pictures, image labels in a table, masks if there are any."""
+"""A folder of one's own: images, image labels in a table, masks if there are any."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 class Folder(Dataset):
     """A folder of yours: images/, labels.csv, and masks/ if there is ground truth to score against.
 
-    labels.csv has a line per picture: its `id` (the file name without suffix), optionally its `split` (`train` where
+    labels.csv has a line per image: its `id` (the file name without suffix), optionally its `split` (`train` where
     there is none), and 1 or 0 for each class; the columns name the classes. Masks are indexed PNGs: 0 is the
     background, 1 the first class column, 255 is not labelled.
     """

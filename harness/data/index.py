@@ -1,4 +1,4 @@
-"""The check pass: every picture and mask of a split is opened once, before anything is computed on it.
+"""The check pass: every image and mask of a split is opened once, before anything is computed on it.
 
 It yields what the stage keys need (content hashes) and what the labels need (the classes of each mask). What was read
 is remembered by path, size and time of change, so that a second pass costs a `stat` per file.
@@ -34,7 +34,7 @@ _FORMAT = 3  # of what is remembered of a file
 
 @dataclass(frozen=True)
 class Picture:
-    """What the check pass found out about a picture.
+    """What the check pass found out about an image.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Picture:
         Hash of the mask's pixels, which does not depend on who has packed them.
     height, width : int
     mode : str
-        How the picture is stored; anything but RGB was converted.
+        How the image is stored; anything but RGB was converted.
     mask_values : tuple of int
         The values in its mask, 255 left out.
     labels : tuple of int
@@ -68,7 +68,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class SplitIndex:
-    """A checked split: its pictures, in order, with or without their masks."""
+    """A checked split: its images, in order, with or without their masks."""
 
     dataset: str
     split: str
@@ -77,12 +77,12 @@ class SplitIndex:
 
     @cached_property
     def ids(self) -> list[str]:
-        """The picture ids."""
+        """The image ids."""
         return [picture.id for picture in self.pictures]
 
     @cached_property
     def digest(self) -> str:
-        """A key of all content: ids, pictures, masks and labels."""
+        """A key of all content: ids, images, masks and labels."""
         return digest([(picture.id, picture.image, picture.mask, picture.labels) for picture in self.pictures])
 
     @cached_property
@@ -101,7 +101,7 @@ def index_split(
     cache: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> SplitIndex:
-    """Open every picture of a split, its image labels, and its mask where `masks` is set or the labels come from it.
+    """Open every image of a split, its image labels, and its mask where `masks` is set or the labels come from it.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def examine(
     cache: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> tuple[list[Picture], dict[str, str]]:
-    """Open pictures, their image labels and their masks; return what can be used, and by id why the rest cannot."""
+    """Open images, their image labels and their masks; return what can be used, and by id why the rest cannot."""
     memory = _Memory(cache / f"files-{dataset.name}.json" if cache else None)
     problems: dict[str, str] = {}
     pictures: list[Picture] = []
@@ -233,7 +233,7 @@ def _explain(error: Exception) -> str:
 
 
 def complain(where: str, what: str, problems: dict[str, str], shown: int = 20) -> str:
-    """Say on one line what is wrong with which pictures."""
+    """Say on one line what is wrong with which images."""
     named = "; ".join(f"{image_id}: {problem}" for image_id, problem in list(problems.items())[:shown])
     more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
     return f"{where}: {what} cannot be used: {named}{more}"

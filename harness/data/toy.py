@@ -1,6 +1,6 @@
-"""Drawn pictures with exact masks: what a fresh machine runs on.
+"""Drawn images with exact masks: what a fresh machine runs on.
 
-Each picture shows one to four textured objects, overlapping, of varying size, on a cluttered background. An object is a
+Each image shows one to four textured objects, overlapping, of varying size, on a cluttered background. An object is a
 plain body with a conspicuous head, so that a classifier is tempted, as on photographs, to look at the head alone.
 """
 
@@ -27,7 +27,7 @@ Array = np.ndarray
 
 
 class Toy(VOCLayout):
-    """Four textured classes on cluttered backgrounds: 240 pictures to train on, 80 to score."""
+    """Four textured classes on cluttered backgrounds: 240 images to train on, 80 to score."""
 
     name = "toy"
     classes: tuple[str, ...] = ("background", "beetle", "clover", "kite", "shell")
@@ -39,14 +39,14 @@ class Toy(VOCLayout):
         "vitpcm": {"lr": 2e-4, "warmup_epochs": 0, "unfreeze_blocks": "all"},
     }
     sizes: ClassVar[dict[str, int]] = {"train": 240, "val": 80}
-    sides: ClassVar[tuple[int, int]] = (96, 160)  # of a picture, from and to
+    sides: ClassVar[tuple[int, int]] = (96, 160)  # of an image, from and to
     seed: ClassVar[int] = 1
     hue_spread: ClassVar[float] = 0.04
     clutter: ClassVar[int] = 10
     note = "toy pictures are drawn: scores compare methods here and nowhere else"
 
     def prepare(self) -> None:
-        """Draw the pictures, if they are not there yet; a folder is there as a whole or not at all."""
+        """Draw the images, if they are not there yet; a folder is there as a whole or not at all."""
         if self.root.exists():
             return super().prepare()
         try:

@@ -132,7 +132,7 @@ class VOC12(VOCLayout):
 
 
 class VOC12Animals(VOC12):
-    """1,300 pictures of VOC 2012 that nearly all show one of six animals or persons: small enough for a laptop."""
+    """1,300 images of VOC 2012 that nearly all show one of six animals or persons: small enough for a laptop."""
 
     name = "voc12-animals"
     label_source = "file"

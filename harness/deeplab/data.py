@@ -1,4 +1,4 @@
-"""What a verifier is trained on: pictures and pseudo-masks, drawn and augmented by seed and position alone."""
+"""What a verifier is trained on: images and pseudo-masks, drawn and augmented by seed and position alone."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from harness.seeds import derive
 
 
 class Positions(torch.utils.data.Sampler[tuple[int, int]]):
-    """The pictures of a whole training, one after the other: (position in the training, picture).
+    """The images of a whole training, one after the other: (position in the training, image).
 
-    Every picture comes once in each pass, passes are shuffled anew. It is no stream: mmengine's loop may `skip` what
+    Every image comes once in each pass, passes are shuffled anew. It is no stream: mmengine's loop may `skip` what
     was trained before an interruption, and what follows is what would have followed.
 
     Parameters
@@ -49,13 +49,13 @@ class Positions(torch.utils.data.Sampler[tuple[int, int]]):
             yield position, int(order[place])
 
     def skip(self, count: int) -> None:
-        """Leave out the first pictures; mmengine calls it where a training goes on."""
+        """Leave out the first images; mmengine calls it where a training goes on."""
         self.start += count
 
 
 @DATASETS.register_module()
 class PseudoMasks(torch.utils.data.Dataset[dict[str, Any]]):
-    """Pieces of pictures with those of their pseudo-masks, as mmsegmentation's models take them.
+    """Pieces of images with those of their pseudo-masks, as mmsegmentation's models take them.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class PseudoMasks(torch.utils.data.Dataset[dict[str, Any]]):
 def augment(
     image: np.ndarray, labels: np.ndarray, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resize by one of the recipe's scales, mirror every second picture, and cut out at most a crop.
+    """Resize by one of the recipe's scales, mirror every second image, and cut out at most a crop.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ def config(recipe: Recipe, num_classes: int) -> dict[str, Any]:
 def build(recipe: Recipe, num_classes: int) -> DeepLabV2:
     """Build a recipe's segmentor, with random weights from torch's generator.
 
-    Its data preprocessor takes (3, H, W) RGB pictures on the scale of 0 to 255; in training they may be smaller than
+    Its data preprocessor takes (3, H, W) RGB images on the scale of 0 to 255; in training they may be smaller than
     the crop.
 
     Raises
@@ -86,7 +86,7 @@ def parameter_groups(model: DeepLabV2, recipe: Recipe) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def logits(model: DeepLabV2, images: Tensor) -> Tensor:
-    """Return (B, C, h, w) logits, the maximum over `msc`, of (B, 3, H, W) RGB pictures of 0 to 255, in evaluation."""
+    """Return (B, C, h, w) logits, the maximum over `msc`, of (B, 3, H, W) RGB images of 0 to 255, in evaluation."""
     normalised = model.data_preprocessor({"inputs": images})["inputs"]
     result: Tensor = model.eval()(normalised)
     return result
@@ -94,9 +94,9 @@ def logits(model: DeepLabV2, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def probabilities(model: DeepLabV2, images: Tensor, recipe: Recipe) -> Tensor:
-    """Return (B, C, H, W) probabilities of (B, 3, H, W) RGB pictures of 0 to 255, by the recipe's scales and flip.
+    """Return (B, C, H, W) probabilities of (B, 3, H, W) RGB images of 0 to 255, by the recipe's scales and flip.
 
-    Each view's logits are upsampled to the size of the pictures before the softmax; then the views are averaged.
+    Each view's logits are upsampled to the size of the images before the softmax; then the views are averaged.
     """
     size, views = images.shape[2:], []
     for scale in recipe.test_scales:

@@ -79,7 +79,7 @@ class CaffeResNet(DilatedResNet):
 
 @MODELS.register_module()
 class TimmNetwork(nn.Module):
-    """A convolutional timm network at output stride 8, fed with pictures that the segmentor has normalised.
+    """A convolutional timm network at output stride 8, fed with images that the segmentor has normalised.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class TimmNetwork(nn.Module):
         self.net = _timm(identifier).net
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """Return (B, C, h, w) features of (B, 3, H, W) normalised pictures, as the only ones of a tuple."""
+        """Return (B, C, h, w) features of (B, 3, H, W) normalised images, as the only ones of a tuple."""
         return (self.net.forward_features(images),)
 
 

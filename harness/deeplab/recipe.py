@@ -21,7 +21,7 @@ Triple = tuple[float, float, float]
 
 
 class Pixels(Frozen):
-    """What a backbone's weights expect of a picture: (picture - mean) / std, in the given order of channels.
+    """What a backbone's weights expect of an image: (image - mean) / std, in the given order of channels.
 
     Attributes
     ----------
@@ -73,11 +73,11 @@ class Recipe(Frozen):
         `msc`: the sum of the cross-entropies of each scale's logits, and of their maximum where there are several, each
         at its own size with labels downsampled to the nearest. `single`: that of the maximum, upsampled to the labels.
     crop : int
-        Side of a training crop in pixels; smaller pictures are padded with the mean, their labels with 255.
+        Side of a training crop in pixels; smaller images are padded with the mean, their labels with 255.
     train_scales : tuple of float
-        A picture is resized by one of them, drawn anew each time.
+        An image is resized by one of them, drawn anew each time.
     flip : bool
-        Whether every second picture is mirrored in training.
+        Whether every second image is mirrored in training.
     batch_size, accumulate : int
         Pictures of a batch, and batches whose gradients are averaged for one step of the optimiser.
     iterations : int
@@ -96,9 +96,9 @@ class Recipe(Frozen):
     stem : {"frozen", "trained"}
         Whether a ResNet's convolutions before its first stage are trained.
     test_scales : tuple of float
-        Whole pictures are tested at their native size times each; probabilities are averaged at native size.
+        Whole images are tested at their native size times each; probabilities are averaged at native size.
     test_flip : bool
-        Whether mirrored pictures are averaged in too.
+        Whether mirrored images are averaged in too.
     refine : str
         `none`, or a refiner of the tested probabilities, as `crf:vitpcm`.
     """

@@ -15,7 +15,7 @@ from harness.deeplab.mm import MODELS, EncoderDecoder
 
 @MODELS.register_module()
 class DeepLabV2(EncoderDecoder):
-    """Backbone and head, applied to a picture at several scales; the prediction is the maximum of the logits.
+    """Backbone and head, applied to an image at several scales; the prediction is the maximum of the logits.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class DeepLabV2(EncoderDecoder):
         return self
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """Return (B, C, h, w) logits of (B, 3, H, W) normalised pictures at each scale, each at its own size."""
+        """Return (B, C, h, w) logits of (B, 3, H, W) normalised images at each scale, each at its own size."""
         sizes = [[int(side * scale) for side in images.shape[2:]] for scale in self.scales[1:]]
         scaled = [functional.interpolate(images, size, mode="bilinear") for size in sizes]
         return [self.decode_head(self.extract_feat(view)) for view in (images, *scaled)]
@@ -61,11 +61,11 @@ class DeepLabV2(EncoderDecoder):
         return maximum(self.pyramid(inputs))
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: Any) -> Tensor:
-        """Return (B, C, H, W) logits at the size of the pictures."""
+        """Return (B, C, H, W) logits at the size of the images."""
         return functional.interpolate(self._forward(inputs), inputs.shape[2:], mode="bilinear")
 
     def loss(self, inputs: Tensor, data_samples: Any) -> dict[str, Tensor]:
-        """Return the cross-entropies, by scale, of (B, 3, H, W) normalised pictures; pixels of 255 are left out."""
+        """Return the cross-entropies, by scale, of (B, 3, H, W) normalised images; pixels of 255 are left out."""
         labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples])
         logits = self.pyramid(inputs)
         if self.losses == "single":

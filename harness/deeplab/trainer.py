@@ -42,7 +42,7 @@ def train(
     session : Session
         Its curves are filled in: mean losses and the learning rate of the first group.
     workers : int
-        Processes that load pictures.
+        Processes that load images.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""From records to tables and pictures; a function of the results folder alone."""
+"""From records to tables and images; a function of the results folder alone."""

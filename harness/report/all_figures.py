@@ -46,7 +46,7 @@ def album(
     root : Path or None
         The folder of a dataset that needs one.
     pictures : int
-        How many pictures a figure of pictures shows; 0 draws none of these.
+        How many images a figure of images shows; 0 draws none of these.
 
     Yields
     ------
@@ -90,7 +90,7 @@ def _of_protocol(
 
 
 def pictures_of_all(found: pd.DataFrame, registry: Registry, store: Store, root: Path | None) -> Iterator[Picture]:
-    """Yield pictures with masks to lay over them, for each dataset and protocol of a report's page.
+    """Yield images with masks to lay over them, for each dataset and protocol of a report's page.
 
     A dataset that cannot be opened has none; `album` says why.
     """

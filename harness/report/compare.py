@@ -18,7 +18,7 @@ PICTURES = 5  # named at either end
 
 
 def compare(first: Record, second: Record, store: Store) -> dict[str, Any]:
-    """Compare two cells over the pictures that both were scored on.
+    """Compare two cells over the images that both were scored on.
 
     Parameters
     ----------
@@ -31,13 +31,13 @@ def compare(first: Record, second: Record, store: Store) -> dict[str, Any]:
     -------
     dict
         `differs`: what differs in the specs, by dotted key, with both values; `seeds`; `splits`: by name the two mIoU,
-        their `difference` with its 95 % interval over pictures, the same per `classes`, and the pictures that `gained`
+        their `difference` with its 95 % interval over images, the same per `classes`, and the images that `gained`
         and `lost` most, with the difference of their own mIoU.
 
     Raises
     ------
     UserError
-        If the cells were not scored on the same pictures and classes.
+        If the cells were not scored on the same images and classes.
     """
     for record in (first, second):
         if record["status"] != "done":

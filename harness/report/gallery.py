@@ -18,7 +18,7 @@ METHODS = 3  # side by side
 
 
 def draw(results: pd.DataFrame, dataset: Dataset, split: str, store: Store, path: Path, count: int = 4) -> bool:
-    """Draw some pictures of a split, for the best-scoring settings of each method.
+    """Draw some images of a split, for the best-scoring settings of each method.
 
     Pictures are spread evenly over the quarter of the split that shows the most classes: the same ones for everybody.
 
@@ -32,7 +32,7 @@ def draw(results: pd.DataFrame, dataset: Dataset, split: str, store: Store, path
     path : Path
         The PNG to write.
     count : int
-        How many pictures.
+        How many images.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def kept_cells(rows: pd.DataFrame, split: str, store: Store) -> list[dict[str, K
 
 
 def choose(kept: Kept, count: int) -> list[str]:
-    """Return pictures of a split: spread evenly over the quarter that shows the most classes."""
+    """Return images of a split: spread evenly over the quarter that shows the most classes."""
     classes = np.array([len(kept.present(image_id)) for image_id in kept.ids])
     busiest = np.argsort(-classes, kind="stable")[: max(count, len(classes) // 4)]
     chosen = busiest[np.linspace(0, len(busiest) - 1, min(count, len(busiest))).astype(int)]
@@ -91,7 +91,7 @@ def _kept(group: pd.DataFrame, name: str, split: str, store: Store) -> dict[str,
 
 
 def _panels(cells: list[dict[str, Kept]], dataset: Dataset, image_id: str) -> list[Panel | None]:
-    """Return the panels of one picture."""
+    """Return the panels of one image."""
     shown = picture(dataset, image_id)
     panels: list[Panel | None] = [shown, truth(dataset, image_id)]
     for kept in cells:
@@ -105,7 +105,7 @@ def _panels(cells: list[dict[str, Kept]], dataset: Dataset, image_id: str) -> li
 
 
 def _heats(cell: dict[str, Kept], image_id: str, base: np.ndarray) -> list[Panel | None]:
-    """Return a heat-map for each of the first few classes of a picture, and nothing where there is none."""
+    """Return a heat-map for each of the first few classes of an image, and nothing where there is none."""
     title, kept = next(iter(cell.items()))
     try:
         heats = kept.heats(image_id)

@@ -25,7 +25,7 @@ from harness.report.tables import Table, unfinished
 from harness.results.record import Record
 from harness.strict import canonical
 
-EMBEDDED = 36  # pictures, and figures, that stand in the page itself; the others are files beside it
+EMBEDDED = 36  # images, and figures, that stand in the page itself; the others are files beside it
 
 _HERE = Path(__file__).parent
 _SUFFIXES = {"CSV": ".csv", "Markdown": ".md", "LaTeX": ".tex"}
@@ -94,7 +94,7 @@ def write_page(
     path: Path, title: str, tables: list[Table], results: pd.DataFrame, pictures: Iterable[Picture],
     figures: Iterable[Drawn] = (), citations: str = "",
 ) -> None:  # fmt: skip
-    """Write tables, records, figures and pictures as one HTML page; the same input gives the same bytes.
+    """Write tables, records, figures and images as one HTML page; the same input gives the same bytes.
 
     Parameters
     ----------

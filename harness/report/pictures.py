@@ -27,13 +27,13 @@ _PALETTE = voc_palette()
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, and masks to lay over it.
+    """An image, and masks to lay over it.
 
     Attributes
     ----------
     id : str
     caption : str
-        What it belongs to; pictures with the same caption share their controls.
+        What it belongs to; images with the same caption share their controls.
     photo : Path or ndarray
         A file, or (H, W, 3) uint8 RGB.
     overlays : list of tuple
@@ -53,9 +53,9 @@ class Picture:
 def pictures_of(
     results: pd.DataFrame, dataset: Dataset, split: str, store: Store, count: int = 24
 ) -> Iterator[Picture]:
-    """Yield some pictures of a split with ground truth and masks, of the best-scoring settings of each method.
+    """Yield some images of a split with ground truth and masks, of the best-scoring settings of each method.
 
-    The same pictures for everybody; see `harness.report.gallery.draw`. One at a time, because masks take memory.
+    The same images for everybody; see `harness.report.gallery.draw`. One at a time, because masks take memory.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def pictures_of(
     store : Store
         Holds the masks; what is gone is left out.
     count : int
-        How many pictures.
+        How many images.
 
     Yields
     ------
@@ -88,7 +88,7 @@ def pictures_of(
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture as a page shows it: `photo` and overlays are what an `img` takes as its source."""
+    """An image as a page shows it: `photo` and overlays are what an `img` takes as its source."""
 
     id: str
     caption: str
@@ -105,12 +105,12 @@ def data_uri(kind: str, data: bytes) -> str:
 
 
 def embedded(picture: Picture) -> Shown:
-    """Return a picture as data URIs."""
+    """Return an image as data URIs."""
     return _shown(picture, lambda layer, kind, data: data_uri(kind, data))
 
 
 def beside(picture: Picture, folder: Path, number: int) -> Shown:
-    """Write a picture to a folder that stands beside the page, and return it as links to there."""
+    """Write an image to a folder that stands beside the page, and return it as links to there."""
 
     def write(layer: int, kind: str, data: bytes) -> str:
         path = folder / f"{number:04d}-{layer}.{kind}"
@@ -122,7 +122,7 @@ def beside(picture: Picture, folder: Path, number: int) -> Shown:
 
 
 def _shown(picture: Picture, source: Callable[[int, str, bytes], str]) -> Shown:
-    """Return a picture as a page shows it; `source` of a layer's number, kind and bytes is where it is found."""
+    """Return an image as a page shows it; `source` of a layer's number, kind and bytes is where it is found."""
     photo = Image.fromarray(open_rgb(picture.photo) if isinstance(picture.photo, Path) else picture.photo)
     photo.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     overlays = []

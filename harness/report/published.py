@@ -141,7 +141,7 @@ class Score(Facts):
         output of a segmentation network.
     metric : str
         `miou`, `pixacc`; `iou:CLASS` of one class; `foreground`, the IoU of all classes but the background, as if they
-        were one; or `jaccard`, the best of a ViT's heads for each object, averaged over objects and pictures.
+        were one; or `jaccard`, the best of a ViT's heads for each object, averaged over objects and images.
     printed : str
         In per cent, with the digits that are printed.
     method, backbone, settings : str, str, dict
@@ -192,7 +192,7 @@ class Score(Facts):
         -------
         bool
             Whether method, backbone, settings, dataset, split, refiner and verifier are those of the score. The rest
-            of the protocol, the other settings, seeds and a limit of pictures are not looked at: they decide whether
+            of the protocol, the other settings, seeds and a limit of images are not looked at: they decide whether
             the two numbers may be compared.
         """
         protocol = spec["protocol"]

@@ -21,7 +21,7 @@ from harness.strict import canonical
 _METRICS = {"miou": "mIoU", "best": "best threshold", "pixacc": "pixAcc", "pxap": "PxAP"}
 _ABOUT = ("backbone (timm id)", "params", "with verifier", "weights", "seeds")  # columns of what a row is made with
 _ORACLE = "an oracle: the background threshold that is best on this split's own pixels, before any refiner"
-_ENDS = {"miou": ("low", "high"), "verified": ("verified_low", "verified_high")}  # of an interval over pictures
+_ENDS = {"miou": ("low", "high"), "verified": ("verified_low", "verified_high")}  # of an interval over images
 
 
 @dataclass

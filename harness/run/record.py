@@ -85,7 +85,7 @@ def split_confusions(store: Store, place: dict[str, Any]) -> Confusions:
 def split_metrics(store: Store, place: dict[str, Any], definition: str) -> Metrics:
     """Return the scores of a split: those of its masks, and those of its score maps where there are any.
 
-    To what `finalise` gives come `interval`, 95 % of the pooled mIoU over resampled pictures; and `pxap`, `ap` per
+    To what `finalise` gives come `interval`, 95 % of the pooled mIoU over resampled images; and `pxap`, `ap` per
     foreground class and the `best_threshold`, which is chosen on the split's own pixels.
     """
     confusions = split_confusions(store, place)

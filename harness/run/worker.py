@@ -64,7 +64,7 @@ def run_node(
     locations : Locations
     device : {"cpu", "cuda"}
     threads : int
-        For the model on a CPU, or for loading pictures beside a GPU.
+        For the model on a CPU, or for loading images beside a GPU.
     limit : float, optional
         Seconds after which this process ends itself, and leaves in the log where it was.
     memory_gb : float

@@ -143,7 +143,7 @@ class Locations:
         Files of weights, and those that settings name, by sha256.
     plugins : tuple of str
     pictures : tuple of str
-        The pictures of the stage's split, or of its shard, in order.
+        The images of the stage's split, or of its shard, in order.
     """
 
     store: str
@@ -214,7 +214,7 @@ class Task:
 
     @cached_property
     def pictures(self) -> list[Path]:
-        """The pictures of the split, or of its shard, in the order of its labels."""
+        """The images of the split, or of its shard, in the order of its labels."""
         return [Path(path) for path in self.locations.pictures]
 
     def dataset(self) -> Dataset:

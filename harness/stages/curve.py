@@ -60,7 +60,7 @@ class Curve:
         self.winners = np.zeros((classes, classes, STEPS + 1), np.int64)  # true class, best class, its score
 
     def add(self, scored: np.ndarray, classes: np.ndarray, truth: np.ndarray) -> None:
-        """Count a picture.
+        """Count an image.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Train a method on the fit split. It is handed pictures and image labels; no mask, and no path to one."""
+"""Train a method on the fit split. It is handed images and image labels; no mask, and no path to one."""
 
 from __future__ import annotations
 

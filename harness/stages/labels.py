@@ -16,7 +16,7 @@ from harness.stages.configs import LabelsConfig
 def label_matrix(pictures: tuple[Picture, ...], class_ids: list[int], background: str) -> np.ndarray:
     """Return (N, K) uint8 multi-hot labels over `class_ids`; column 0 is the background.
 
-    With `background` "masks" a picture counts as showing background if its mask does; with "always", always.
+    With `background` "masks" an image counts as showing background if its mask does; with "always", always.
     """
     matrix = np.zeros((len(pictures), len(class_ids)), np.uint8)
     for row, picture in zip(matrix, pictures, strict=True):
@@ -26,7 +26,7 @@ def label_matrix(pictures: tuple[Picture, ...], class_ids: list[int], background
 
 
 def run(task: Task) -> None:
-    """Write `labels.json`: ids, picture sizes and the label matrix, after checking that the pictures are the same."""
+    """Write `labels.json`: ids, image sizes and the label matrix, after checking that the images are the same."""
     config: LabelsConfig = task.config
     dataset: Dataset = task.dataset()
     index = index_split(

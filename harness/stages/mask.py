@@ -23,7 +23,7 @@ from harness.stages.score import read_scores
 
 
 def run(task: Task) -> None:
-    """Write an indexed PNG per picture, at its own size, in the dataset's class indices."""
+    """Write an indexed PNG per image, at its own size, in the dataset's class indices."""
     config: MaskConfig = task.config
     rules = config.rules
     if "curve" in task.node.parents:

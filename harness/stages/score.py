@@ -27,7 +27,7 @@ from harness.stages.configs import ExternalScoreConfig, ScoreConfig, SelectConfi
 from harness.stages.fit import load_model, model_config
 
 AT_ONCE = "images_at_once"  # the fact of a stage that says how many images went through the model together
-NATIVE = "native"  # the picture's own size
+NATIVE = "native"  # the image's own size
 PATCH = 16  # a native size is rounded to whole ones
 Scored = tuple[str, np.ndarray, np.ndarray | None]  # id, score map, presence
 _PIXELS = {"cpu": 1 << 21, "cuda": 1 << 24}  # in a batch, where memory allows it
@@ -40,7 +40,7 @@ def shard_name(shard: int) -> str:
 
 
 def read_scores(scores: Artefact, shard: int) -> Iterator[Scored]:
-    """Yield id, (C, h, w) score map and (num_classes - 1,) presence of each picture of a shard, in order."""
+    """Yield id, (C, h, w) score map and (num_classes - 1,) presence of each image of a shard, in order."""
     tensors = load_file(scores.file(shard_name(shard)))
     for name, value in tensors.items():
         kind, _, image_id = name.partition(":")
@@ -234,7 +234,7 @@ def merged_scores(
 ) -> tuple[Tensor, Tensor | None]:
     """Score (H, W, 3) uint8 images at every scale and average raw scores at the grid of the first scale.
 
-    With `flip` "mean" or "max" a scale's maps are merged so with those of the mirrored pictures.
+    With `flip` "mean" or "max" a scale's maps are merged so with those of the mirrored images.
     """
     total: Tensor | None = None
     presences = []
@@ -262,7 +262,7 @@ def merged_scores(
 
 
 def _sides(image: Tensor, size: int | str, scale: float) -> tuple[int, int]:
-    """Return height and width at which a picture is scored: its own in whole patches, or a square."""
+    """Return height and width at which an image is scored: its own in whole patches, or a square."""
     if size == NATIVE:
         height, width = (max(1, round(side * scale / PATCH)) * PATCH for side in image.shape[:2])
         return height, width
@@ -270,7 +270,7 @@ def _sides(image: Tensor, size: int | str, scale: float) -> tuple[int, int]:
 
 
 def _one_hot(masks: list[np.ndarray], class_ids: list[int], sides: tuple[int, int]) -> Tensor:
-    """Return (B, K, height, width) ground truth, each picture squashed."""
+    """Return (B, K, height, width) ground truth, each image squashed."""
     maps = [torch.from_numpy(np.stack([mask == class_id for class_id in class_ids])).float() for mask in masks]
     resized = [functional.interpolate(m[None], sides, mode="bilinear", align_corners=False) for m in maps]
     return torch.cat(resized)

@@ -13,7 +13,7 @@ from harness.stages.verify import load_verifier, recipe_of
 
 
 def run(task: Task) -> None:
-    """Write an indexed PNG per picture, at its own size, in the dataset's class indices."""
+    """Write an indexed PNG per image, at its own size, in the dataset's class indices."""
     from harness.deeplab.model import probabilities
 
     config: SegmentConfig = task.config

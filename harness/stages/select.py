@@ -1,4 +1,4 @@
-"""Choose the epoch of a training on held-out pictures, where the protocol does not take the last.
+"""Choose the epoch of a training on held-out images, where the protocol does not take the last.
 
 It runs after the training, in a process of its own: a method that fits never sees what its epochs are judged by.
 """

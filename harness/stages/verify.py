@@ -1,4 +1,4 @@
-"""Train a verifier on the pseudo-masks of a split. It is handed pictures and masks; no ground truth, no path to any."""
+"""Train a verifier on the pseudo-masks of a split. It is handed images and masks; no ground truth, no path to any."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(task: Task) -> None:
 
 
 def pseudo_masks(task: Task) -> list[Path]:
-    """Return the mask of each picture of the split, in order, after checking each."""
+    """Return the mask of each image of the split, in order, after checking each."""
     ids = task.parent("labels").json("labels.json")["ids"]
     shards = task.parents("mask")
     return [shards[number // SHARD].file(f"{image_id}.png") for number, image_id in enumerate(ids)]

@@ -48,13 +48,13 @@ class VitPCMParams(TrainParams):
     unfreeze_blocks : int or "all"
         How many of a ViT's last blocks are trained after that, with its last norm, at `lr`; a CNN is trained whole.
     target : {"plain", "merged"}
-        Which branch is the target of L_ET: the first one, or that of the merged pictures.
+        Which branch is the target of L_ET: the first one, or that of the merged images.
     sharpen : bool
         Whether the target is masked by the image labels and stretched to a maximum of 1 per class.
     crop_probability : float
         Of a crop in the second branch.
     flip_lr, flip_ud, transpose : float
-        Probabilities with which a picture is mirrored left to right, upside down, and transposed, in each branch.
+        Probabilities with which an image is mirrored left to right, upside down, and transposed, in each branch.
     jitter : bool
         Whether colours are changed, in each branch.
     """
@@ -152,7 +152,7 @@ class VitPCM(Method):
         """Return L_ET: one branch without dropout and gradient is the target of the other.
 
         The code compares in the frame of the merged branch, where every patch was seen by both; the paper brings both
-        branches back to the frame of the picture, where a crop leaves patches that only one has seen.
+        branches back to the frame of the image, where a crop leaves patches that only one has seen.
         """
         plain, shown, own = first
         small, merged = second

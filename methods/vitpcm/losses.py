@@ -40,7 +40,7 @@ def sharpen(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def equivariance(student: Tensor, target: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Cross-entropy between the branches (equation 8), mean over pictures and patches.
+    """Cross-entropy between the branches (equation 8), mean over images and patches.
 
     Parameters
     ----------

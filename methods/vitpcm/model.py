@@ -33,7 +33,7 @@ class PCMNet(nn.Module):
         nn.init.normal_(self.classifier.weight, std=init_std)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (B, num_classes, h, w) probabilities of (B, 3, H, W) pictures in [0, 1] (equation 2)."""
+        """Return (B, num_classes, h, w) probabilities of (B, 3, H, W) images in [0, 1] (equation 2)."""
         features = self.condition(self.backbone(images))
         return self.classifier(self.dropout(features)).softmax(1)
 

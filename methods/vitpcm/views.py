@@ -1,7 +1,7 @@
-"""The views of a picture that the two branches see, and how patch maps follow them there and back.
+"""The views of an image that the two branches see, and how patch maps follow them there and back.
 
-A view is a crop and resize, then flips and a transpose, drawn anew for each picture of a batch. The same view applies
-to a picture and to its grid of patches, so crops start and end on patch borders.
+A view is a crop and resize, then flips and a transpose, drawn anew for each image of a batch. The same view applies
+to an image and to its grid of patches, so crops start and end on patch borders.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class View:
-    """How each picture of a batch is shown.
+    """How each image of a batch is shown.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class View:
         return maps
 
     def back(self, maps: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        """Bring (B, C, out, out) maps of the view back to whole pictures of `side` patches.
+        """Bring (B, C, out, out) maps of the view back to whole images of `side` patches.
 
         Returns
         -------
@@ -91,13 +91,13 @@ _FLIPS = (lambda maps: maps.flip(3), lambda maps: maps.flip(2), lambda maps: map
 
 
 def draw_plain(batch: int, grid: int, flips: Tensor) -> View:
-    """Draw views that show whole pictures at their size.
+    """Draw views that show whole images at their size.
 
     Parameters
     ----------
     batch : int
     grid : int
-        Side of a picture, in patches.
+        Side of an image, in patches.
     flips : Tensor
         (3,) probabilities of the two mirrorings and the transpose.
     """
@@ -107,16 +107,16 @@ def draw_plain(batch: int, grid: int, flips: Tensor) -> View:
 
 
 def draw_small(batch: int, grid: int, crop: int, out: int, probability: float, flips: Tensor) -> View:
-    """Draw views of half the size: with a probability of a crop, else of the whole picture.
+    """Draw views of half the size: with a probability of a crop, else of the whole image.
 
-    Offsets are whole patches, drawn from 0 to the picture's end and clipped to where the crop still fits: crops at the
+    Offsets are whole patches, drawn from 0 to the image's end and clipped to where the crop still fits: crops at the
     far borders are more frequent than others, as in the official code.
 
     Parameters
     ----------
     batch : int
     grid, crop, out : int
-        Sides of picture, crop and result, in patches.
+        Sides of image, crop and result, in patches.
     probability : float
         Of a crop.
     flips : Tensor
@@ -137,7 +137,7 @@ def _draw_flips(batch: int, probabilities: Tensor) -> Tensor:
 
 
 def merge(tiles: Tensor) -> Tensor:
-    """Merge four pictures each into one, row by row: (4 * B, C, n, n) to (B, C, 2 * n, 2 * n)."""
+    """Merge four images each into one, row by row: (4 * B, C, n, n) to (B, C, 2 * n, 2 * n)."""
     count, channels, side, _ = tiles.shape
     blocks = tiles.reshape(count // 4, 2, 2, channels, side, side).permute(0, 3, 1, 4, 2, 5)
     return blocks.reshape(count // 4, channels, 2 * side, 2 * side)
@@ -153,7 +153,7 @@ def split(merged: Tensor) -> Tensor:
 def jitter(images: Tensor) -> Tensor:
     """Change contrast by 0.5 to 2, saturation by 0.5 to 1.5, hue by up to a tenth of the circle; one in ten to grey.
 
-    Each picture of (B, 3, H, W) in [0, 1] by draws of its own; nothing is clipped but the saturation.
+    Each image of (B, 3, H, W) in [0, 1] by draws of its own; nothing is clipped but the saturation.
     """
     batch, device = len(images), images.device
 

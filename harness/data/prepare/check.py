@@ -1,4 +1,4 @@
-"""Is a prepared dataset complete, and is it what was prepared? Every picture, mask and label is opened."""
+"""Is a prepared dataset complete, and is it what was prepared? Every image, mask and label is opened."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Findings:
     Attributes
     ----------
     pictures : dict
-        How many pictures each split has.
+        How many images each split has.
     masks : dict
         `name` of the set of masks, and `pixels`: a hash of the pixels of each split's masks.
     problems : dict
-        What is wrong, by picture id, split or folder; empty if nothing is.
+        What is wrong, by image id, split or folder; empty if nothing is.
     """
 
     pictures: dict[str, int] = field(default_factory=dict)
@@ -54,13 +54,13 @@ def check(
     ----------
     dataset_class : type
     root, home : Path
-        As the user gave it; the folder in it that holds the pictures.
+        As the user gave it; the folder in it that holds the images.
     splits : tuple of str
         Those that must be there.
     labels : str
         Where its image labels come from: `xml` or `file`.
     counts : mapping
-        How many pictures each split must have.
+        How many images each split must have.
     scan : callable
         Told (what, done, total).
     """
@@ -109,7 +109,7 @@ def _compare(found: Findings, note: Path) -> None:
 
 
 def _labels_and_palette(dataset: Dataset, labels: str, image_id: str) -> str:
-    """Return what is wrong with the image labels of a picture, or with the palette of its mask."""
+    """Return what is wrong with the image labels of an image, or with the palette of its mask."""
     try:
         dataset.image_labels(image_id, labels)
         with Image.open(dataset.mask_path(image_id)) as mask:

@@ -23,7 +23,7 @@ from harness.files import write_atomic
 PARTS = ("train", "val")
 SPLITS = ("train", "val", "train_vitpcm", "val_vitpcm")
 LABELS = "file"
-MIN_SIDE = 256  # pixels; ViT-PCM's code keeps no smaller picture (datasets/parse_coco.py)
+MIN_SIDE = 256  # pixels; ViT-PCM's code keeps no smaller image (datasets/parse_coco.py)
 RULES = {
     "first": "the first annotation of a pixel wins, a crowd without an object on it is 255",
     "smallest": "the object of fewest pixels is on top, of equals the first, a crowd without an object on it is 255",
@@ -33,7 +33,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class Annotation:
-    """One annotation of a picture.
+    """One annotation of an image.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Annotated:
-    """A picture and its annotations, in the order of the file."""
+    """An image and its annotations, in the order of the file."""
 
     id: str
     height: int
@@ -60,7 +60,7 @@ class Annotated:
 
 
 def home(root: Path) -> Path:
-    """Return the folder that holds the pictures, or will."""
+    """Return the folder that holds the images, or will."""
     return root
 
 
@@ -83,7 +83,7 @@ def mending(masks: str) -> str:
 
 
 def make(job: Job) -> None:
-    """Unpack pictures and annotations, paint the masks, write lists and labels.
+    """Unpack images and annotations, paint the masks, write lists and labels.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def make(job: Job) -> None:
 
 
 def read_annotations(path: Path) -> list[Annotated]:
-    """Return the pictures that have an annotation, by id.
+    """Return the images that have an annotation, by id.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def read_annotations(path: Path) -> list[Annotated]:
 
 
 def paint(height: int, width: int, annotations: tuple[Annotation, ...], rule: str) -> np.ndarray:
-    """Return the mask of a picture, (H, W) uint8: 0 where there is no annotation.
+    """Return the mask of an image, (H, W) uint8: 0 where there is no annotation.
 
     Parameters
     ----------
@@ -166,14 +166,14 @@ def paint(height: int, width: int, annotations: tuple[Annotation, ...], rule: st
 
 
 def paint_file(picture: Annotated, path: Path, rule: str) -> tuple[str, bool]:
-    """Write the mask of a picture.
+    """Write the mask of an image.
 
     Returns
     -------
     str
         What is wrong with it; empty if nothing is.
     bool
-        Whether ViT-PCM's code keeps the picture: large enough, and its mask by that code has more than one value.
+        Whether ViT-PCM's code keeps the image: large enough, and its mask by that code has more than one value.
     """
     size = picture.height, picture.width
     try:
@@ -230,7 +230,7 @@ def _write_list(job: Job, split: str, ids: list[str]) -> None:
 
 
 def _write_labels(path: Path, labels: dict[str, set[int]]) -> None:
-    """Write the classes that are annotated in each picture, crowds included."""
+    """Write the classes that are annotated in each image, crowds included."""
     text = StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", *COCO_CLASSES[1:]])

@@ -45,7 +45,7 @@ class Job:
     root : Path
         As the user gave it.
     home : Path
-        The folder in it that holds the pictures.
+        The folder in it that holds the images.
     sources : Sources
     archives : Path or None
         A folder of archives that the user has; without one they are downloaded.
@@ -82,7 +82,7 @@ class Job:
         return "pictures" in self.before
 
     def write_down(self, note: dict[str, Any]) -> None:
-        """Write down what was made from what, beside the pictures."""
+        """Write down what was made from what, beside the images."""
         kept = self.before.get("archives", {})
         note = {"schema": 1, "dataset": self.dataset.prepared_as, "archives": kept | self.used, **note}
         write_atomic(prepared_file(self.home, self.dataset.prepared_as), json.dumps(note, indent=1) + "\n")

@@ -70,7 +70,7 @@ class Sources(Frozen):
     made : int
         Bytes that are written beside what is unpacked.
     counts : dict
-        How many pictures a split has; the official number where nothing is said.
+        How many images a split has; the official number where nothing is said.
     """
 
     archives: dict[str, Archive]

@@ -1,4 +1,4 @@
-"""VOC 2012 and SBD: 1,464 and 1,449 pictures with VOC's masks, 9,118 more to train on with those of SBD."""
+"""VOC 2012 and SBD: 1,464 and 1,449 images with VOC's masks, 9,118 more to train on with those of SBD."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LABELS = "xml"
 
 
 def home(root: Path) -> Path:
-    """Return the folder that holds the pictures, or will."""
+    """Return the folder that holds the images, or will."""
     for folder in (root, root / "VOC2012"):
         if (folder / "JPEGImages").is_dir() or (root.name, folder.name) == ("VOCdevkit", "VOC2012"):
             return folder
@@ -66,7 +66,7 @@ def mending(masks: str) -> str:
 
 
 def make(job: Job) -> None:
-    """Unpack the pictures, make the masks of `train_aug` and its list.
+    """Unpack the images, make the masks of `train_aug` and its list.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Panels of pictures: what a cell has kept of a split, and how pictures, heat-maps and masks stand side by side."""
+"""Panels of images: what a cell has kept of a split, and how images, heat-maps and masks stand side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEAT = "inferno"
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture in a figure.
+    """An image in a figure.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Kept:
     Attributes
     ----------
     ids : list of str
-        The split's pictures.
+        The split's images.
 
     Raises
     ------
@@ -69,7 +69,7 @@ class Kept:
         self._shards = {image_id: number // SHARD for number, image_id in enumerate(self.ids)}
 
     def present(self, image_id: str) -> list[str]:
-        """Return the foreground classes of a picture, by its image labels."""
+        """Return the foreground classes of an image, by its image labels."""
         return [name for name, flag in zip(self.names[1:], self._labels[image_id][1:], strict=True) if flag]
 
     def mask(self, image_id: str) -> np.ndarray:
@@ -90,17 +90,17 @@ class Kept:
 
 
 def truth(dataset: Dataset, image_id: str) -> Panel:
-    """Return the panel of a picture's ground truth."""
+    """Return the panel of an image's ground truth."""
     return Panel(open_mask(dataset.mask_path(image_id)), title="ground truth")
 
 
 def picture(dataset: Dataset, image_id: str) -> Panel:
-    """Return the panel of a picture itself."""
+    """Return the panel of an image itself."""
     return Panel(open_rgb(dataset.image_path(image_id)), title="picture")
 
 
 def heated(base: np.ndarray, heat: np.ndarray, title: str) -> Panel:
-    """Return the panel of a score map over its picture, as a share of the map's maximum."""
+    """Return the panel of a score map over its image, as a share of the map's maximum."""
     share = heat.astype(np.float32) / max(float(heat.max()), 1e-6)
     height, width = base.shape[:2]
     return Panel(base, np.asarray(Image.fromarray(share).resize((width, height), Image.Resampling.BILINEAR)), title)

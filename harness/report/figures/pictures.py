@@ -1,4 +1,4 @@
-"""Figures of pictures: a method's heat-maps and masks, methods side by side, and the pictures at the extremes."""
+"""Figures of images: a method's heat-maps and masks, methods side by side, and the images at the extremes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.report.figures.series import Series, contenders, scored
 from harness.results.store import Store, UnusableArtefactError
 from harness.run.record import split_confusions
 
-HEATMAPS = 4  # of a picture, the background's among them
+HEATMAPS = 4  # of an image, the background's among them
 COLUMNS = 6  # methods side by side
 
 
@@ -25,7 +25,7 @@ def heatmaps_figure(
     results: pd.DataFrame, dataset: Dataset, store: Store, path: Path, split: str,
     pictures: Sequence[str] = (), count: int = 4, seed: int = 0,
 ) -> Drawn:  # fmt: skip
-    """Draw Figure 4: picture, a heat-map for each present class, the argmax, and what refiners make of it.
+    """Draw Figure 4: image, a heat-map for each present class, the argmax, and what refiners make of it.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def heatmaps_figure(
     Raises
     ------
     UserError
-        For a picture that the split does not hold.
+        For an image that the split does not hold.
     """
     left = LeftOut()
     found = contenders(scored(results, split), left)
@@ -89,7 +89,7 @@ def qualitative_figure(
     results: pd.DataFrame, dataset: Dataset, store: Store, path: Path, split: str,
     pictures: Sequence[str] = (), count: int = 5, seed: int = 0,
 ) -> Drawn:  # fmt: skip
-    """Draw Figure 6: a line for each picture, a column for each method, the best first, and the ground truth.
+    """Draw Figure 6: a line for each image, a column for each method, the best first, and the ground truth.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def qualitative_figure(
     Raises
     ------
     UserError
-        For a picture that the split does not hold.
+        For an image that the split does not hold.
     """
     caption = f"pseudo-masks of the same pictures of {split}, of the first seed of each method"
     left = LeftOut()
@@ -132,10 +132,10 @@ def qualitative_figure(
 def extreme_pictures(
     results: pd.DataFrame, dataset: Dataset, store: Store, path: Path, split: str, count: int = 2
 ) -> Drawn:
-    """Draw the best pictures, the worst, and those on which methods disagree most.
+    """Draw the best images, the worst, and those on which methods disagree most.
 
-    A picture's score is the mean IoU of the classes that occur in it or in its mask, and the mean of that over methods;
-    their disagreement is the difference of the highest and the lowest. Each picture is drawn once.
+    An image's score is the mean IoU of the classes that occur in it or in its mask, and the mean of that over methods;
+    their disagreement is the difference of the highest and the lowest. Each image is drawn once.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def _kept(found: Sequence[Series], split: str, store: Store, left: LeftOut) -> d
 def _scores(
     found: Sequence[Series], kept: dict[str, Kept], split: str, store: Store, left: LeftOut
 ) -> pd.DataFrame:  # fmt: skip
-    """Return each picture's own mIoU, a column for each method, of the pictures that all were scored on."""
+    """Return each image's own mIoU, a column for each method, of the images that all were scored on."""
     columns = {}
     for series in found:
         if series.label not in kept:
@@ -237,7 +237,7 @@ def _choose(ids: Sequence[str], split: str, wanted: Sequence[str], count: int, s
 def _line(
     dataset: Dataset, kept: dict[str, Kept], image_id: str, left: LeftOut, below: dict[str, str] | None = None
 ) -> list[Panel | None]:
-    """Return picture, ground truth, and the mask of each method."""
+    """Return image, ground truth, and the mask of each method."""
     masks = [_mask(one, image_id, label, left, (below or {}).get(label, "")) for label, one in kept.items()]
     return [picture(dataset, image_id), truth(dataset, image_id), *masks]
 
@@ -251,7 +251,7 @@ def _mask(kept: Kept, image_id: str, title: str, left: LeftOut, below: str = "")
 
 
 def _heats(kept: Kept, image_id: str, base: np.ndarray, left: LeftOut) -> list[Panel]:
-    """Return the heat-maps of a picture's first few classes, the background's first."""
+    """Return the heat-maps of an image's first few classes, the background's first."""
     try:
         heats = kept.heats(image_id)
     except UnusableArtefactError as error:
