@@ -66,15 +66,17 @@ def tables(folder: str) -> str:
 
 
 def short(folder: str) -> str:
-    """Return the first table of a results folder with four columns, and the notes that are of all its rows."""
+    """Return a results folder's first table with four columns, no oracle's, and the notes that are of all its rows."""
     table = comparison(load_results(ROOT / folder))[0]
+    shown = [number for number, name in enumerate(table.columns) if "best threshold" not in name][:4]
 
     def plain(text: str) -> str:
         return re.sub(r" \[[a-z,]+\]$", "", text)
 
-    rows = [[plain(text) for text in row[:4]] for row in table.rows]
+    rows = [[plain(row[number]) for number in shown] for row in table.rows]
+    bold = {(row, shown.index(column)) for row, column in table.bold if column in shown}
     notes = [note for note in table.notes if not note.startswith(("[", "of several", "all methods"))]
-    found = Table(table.title, list(map(plain, table.columns[:4])), rows, table.bold, notes)
+    found = Table(table.title, [plain(table.columns[number]) for number in shown], rows, bold, notes)
     return markdown(found).partition("\n")[2].lstrip("\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,12 @@ import pytest
 from PIL import Image
 
 from harness.data.base import voc_palette
-from harness.report.html import EMBEDDED
+from harness.registry import Registry
+from harness.report.citations import bibtex, references
+from harness.report.dataframe import load_results
+from harness.report.formats import csv_text
+from harness.report.html import EMBEDDED, page_title, write_page
+from harness.report.tables import comparison
 from tests.pages import CLASSES, DEMO, HOSTILE, hostile, many, page, pictures, real
 
 
@@ -86,6 +92,36 @@ def test_every_score_links_to_its_records(tmp_path: Path) -> None:
     reader = Reader(page(tmp_path / "report.html", real()).read_text())
     linked = {key for a in reader.all("a") for key in re.findall(r"record=(\w+)", a["href"] or "")}
     assert linked == {path.stem for path in (DEMO / "records").iterdir()} == set(embedded(reader))
+
+
+def test_the_page_hands_on_its_tables_and_what_to_cite(tmp_path: Path) -> None:
+    results, registry = load_results(DEMO), Registry()
+    (table,) = comparison(results)
+    write_page(tmp_path / "page.html", "demo", [table], results, (), citations=bibtex(results, registry))
+    reader = Reader((tmp_path / "page.html").read_text("utf-8"))
+    held = {
+        a["download"]: b64decode((a["href"] or "").partition("base64,")[2]).decode()
+        for a in reader.all("a")
+        if "download" in a
+    }
+    assert held["toy-protocol-strict.csv"] == csv_text(table)
+    assert set(held) == {f"toy-protocol-strict.{end}" for end in ("csv", "md", "tex")} | {"citations.bib"}
+    keys = set(re.findall(r"^@\w+\{(.+),$", held["citations.bib"], re.MULTILINE))
+    assert keys == {"wsssharness", "rossetti2022vitpcm", "zhou2016cam"}
+
+
+def test_every_built_in_method_has_its_bibtex() -> None:
+    registry, known = Registry(), references()
+    cited = {registry.load(kind, name).cite for kind in ("method", "refiner") for name in registry.names(kind)} - {""}
+    assert cited <= known.keys()
+    assert all(entry.count("{") == entry.count("}") for entry in known.values())
+
+
+def test_a_title_says_experiment_dataset_and_protocol() -> None:
+    results = load_results(DEMO)
+    assert page_title(["demo"], results) == "demo: toy, protocol strict"
+    assert page_title([], results) == "toy, protocol strict"
+    assert page_title([], results[:0]) == "Results"
 
 
 def test_two_thousand_records_are_a_page_of_a_few_megabytes(tmp_path: Path) -> None:

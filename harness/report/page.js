@@ -236,7 +236,7 @@ function scores(one) {
   const splits = Object.entries(one.splits);
   if (!splits.length) return [];
   const rows = Object.entries(SCORES).map(([name, label]) => [label, ...splits.map(([, s]) => percent(s[name]))]);
-  rows.splice(1, 0, ["95 % over pictures", ...splits.map(([, s]) => s.interval.map(percent).join("–"))]);
+  rows.splice(1, 0, ["95 % over images", ...splits.map(([, s]) => s.interval.map(percent).join("–"))]);
   const classes = one.classes.map((name, number) => [name, ...splits.map(([, s]) => bar(s.iou[number]))]);
   const names = splits.map(([split]) => split);
   const details = make("details", {}, make("summary", {}, "IoU per class"), grid(["class", ...names], classes));
@@ -290,7 +290,7 @@ function describe(one) {
     ...facts("Checkpoint", one.checkpoint),
     ...facts("Choice of the epoch", one.choice),
     ...facts("Parameters", one.parameters),
-    ...facts("Pictures", one.pictures),
+    ...facts("Images", one.pictures),
     ...facts("Data, by content", one.data),
     ...stages(one),
     make("h3", {}, "Command"),
