@@ -58,3 +58,10 @@ def test_a_class_that_only_one_model_knows_has_no_difference() -> None:
     first = np.array([[[1, 2, 2], [0, 0, 0]]])
     second = np.array([[[1, 2, 2], [0, 0, 1]]])
     assert paired_difference(first, second)["iou"] == [(0.0, 0.0, 0.0), None]
+
+
+def test_the_interval_leaves_as_much_out_below_as_above() -> None:
+    assert interval(np.arange(1001.0)) == pytest.approx((25.0, 975.0))
+    assert interval(np.arange(101.0), 0.8) == pytest.approx((10.0, 90.0))
+    assert interval(np.array([np.nan, 1.0])) == (1.0, 1.0)
+    assert interval(np.array([np.nan])) == (0.0, 0.0)
