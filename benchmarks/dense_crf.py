@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def _serial(planned: Plan, node: Node, channels: str, out: Path) -> list[Path]:
     from pydensecrf.utils import unary_from_softmax
 
     params = CRFParams.model_validate(node.config.refine["params"])
-    rules = node.config.rules
+    rules = replace(node.config.rules, align_corners=params.align_corners)
     made = []
     for image_id, maps, classes, (height, width), picture in _scored(planned, node):
         open_ones = np.array([0, *classes])

@@ -8,7 +8,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field
 
 from harness.cell import Cell, RunSpec, weights_of
@@ -95,22 +94,6 @@ def experiment(registry: Registry, name: str) -> Experiment:
     return parse(Experiment, read_yaml(source), source=source)
 
 
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """Turn `--set` options, `METHOD.KEY=VALUE`, into a mapping; values are read as YAML."""
-    values = {}
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals or "." not in key:
-            raise UserError(
-                f"--set {assignment}: expected METHOD.KEY=VALUE, protocol.KEY=VALUE or {VERIFIER}.KEY=VALUE"
-            )
-        try:
-            values[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {assignment}: the value is not YAML: {getattr(error, 'problem', error)}") from None
-    return values
-
-
 def expand(grids: Sequence[Grid], registry: Registry, asked: Mapping[str, Any] | None = None) -> list[Cell]:
     """Return the cells of some grids, in a stable order, without repeats.
 
@@ -183,6 +166,8 @@ def _cell(
     weights, without = weights_of(grid.weights or ("random" if checkpoint else dataset_class.weights), backbone)
     if not grid.weights and not checkpoint:
         origins["weights"] = f"dataset {dataset}"
+    if "protocol.label_source" not in grid.set and not registry.load("protocol", protocol.name).get("label_source"):
+        origins["label_source"] = f"dataset {dataset}"
     if not method_class.families:
         backbone = weights = "none"
     spec = RunSpec(
@@ -199,16 +184,15 @@ def _cell(
         parent=_parent(registry, method_class, dataset_class, grid.set, origins),
         refiner=refiner_settings,
     )
-    verify_weights = grid.verify_weights or "" if spec.verifier else ""
     skip = broken = ""
     try:
-        skip = _why_not(method_class(method_class.Params(**params)), spec, registry) or without * bool(
-            method_class.families
-        )
+        skip = _why_not(method_class(method_class.Params(**params)), spec, registry)
+        skip = skip or without * bool(method_class.families)
     except HarnessError:
         raise
     except Exception as error:  # a plugin's own
         broken = f"{type(error).__name__}: {error}"
+    verify_weights = grid.verify_weights or "" if spec.verifier else ""
     return Cell(spec, weights, origins, skip, folder, checkpoint, grid.resources, verify_weights, broken)
 
 

@@ -64,7 +64,9 @@ def maps(height: int = 10, width: int = 12) -> np.ndarray:
 
 def test_two_files_of_one_id_are_refused(voc: Path, folder: Path) -> None:
     np.save(folder / "v0.npy", maps())
-    assert evaluated(voc, folder).cells
+    plan = evaluated(voc, folder)
+    assert [planned.cell.spec.protocol.label_source for planned in plan.cells] == ["masks"]
+    assert "voc12 has no annotations here: its image labels are derived from the masks" in plan.notes
     np.savez(folder / "v0.npz", scores=maps())
     with pytest.raises(UserError, match=r"v0: has 2 files: v0\.npy, v0\.npz; keep one"):
         evaluated(voc, folder)

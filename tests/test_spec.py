@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from harness.cell import distinct_titles, weights_of
+from harness.cli.common import parse_assignments
 from harness.errors import UserError
 from harness.registry import Registry
-from harness.spec import Grid, expand, experiment, parse_assignments
+from harness.spec import Grid, expand, experiment
 
 REGISTRY = Registry()
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from harness.cli.common import Json, Plugins, Root, messages, output, print_json
+from harness.cli.common import Json, Plugins, Root, messages, output, parse_assignments, print_json
 
 _MARKS = {"passed": "✓", "expected": "✓", "skipped": "·", "failed": "✗"}
 _RUN = {"method": "--methods {}", "refiner": "--methods cam --refine {}", "dataset": "--methods cam --dataset {}"}
@@ -31,7 +31,6 @@ def command(
     Builds, trains and scores it on drawn images; exit status 1 if a check fails.
     """
     from harness.check import suites
-    from harness.spec import parse_assignments
 
     found = suites(target, tuple(plugins or ()), parse_assignments(assignments or []), root)
     told = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,3 +94,23 @@ def next_command(*words: str, results: Path = DEFAULT_RESULTS) -> str:
     """Return a command to give next, as a shell takes it, with the results folder where it is not the default."""
     where = [] if results == DEFAULT_RESULTS else ["--results", str(results)]
     return shlex.join(["harness", *words, *where])
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Turn `--set` options, `METHOD.KEY=VALUE`, into a mapping; values are read as YAML."""
+    import yaml
+
+    from harness.protocol import VERIFIER
+
+    values = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or "." not in key:
+            raise UserError(
+                f"--set {assignment}: expected METHOD.KEY=VALUE, protocol.KEY=VALUE or {VERIFIER}.KEY=VALUE"
+            )
+        try:
+            values[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment}: the value is not YAML: {getattr(error, 'problem', error)}") from None
+    return values

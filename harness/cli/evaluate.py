@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Results, Root, output, split_commas
+from harness.cli.common import DEFAULT_RESULTS, Json, Results, Root, output, parse_assignments, split_commas
 from harness.errors import UserError
 
 
@@ -40,7 +40,7 @@ def command(
     from harness.report.formats import show
     from harness.report.tables import comparison
     from harness.run.schedule import Options
-    from harness.spec import Grid, expand, parse_assignments
+    from harness.spec import Grid, expand
     from harness.strict import parse
 
     if (masks is None) == (scores is None):

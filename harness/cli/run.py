@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, filled, split_commas, split_stages
+from harness.cli.common import DEFAULT_RESULTS, filled, parse_assignments, split_commas, split_stages
 from harness.errors import UserError
 
 _WHAT, _WHERE, _HOW = "What is run", "Where things are", "How it is run"
@@ -88,7 +88,7 @@ def command(
     from harness.registry import Registry
     from harness.run.resources import parse_resources
     from harness.run.schedule import Options
-    from harness.spec import Grid, expand, parse_assignments
+    from harness.spec import Grid, expand
     from harness.spec import experiment as read_experiment
     from harness.strict import parse
 

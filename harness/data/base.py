@@ -95,6 +95,10 @@ class Dataset:
         where = shlex.quote(str(root))
         return f"\n`harness prepare {cls.prepared_as} --root {where}` makes it" if cls.prepared_as else ""
 
+    def has_labels(self, source: str) -> bool:
+        """Return whether image labels of a source, `xml` or `file`, are there at all."""
+        return True
+
     def remarks(self, splits: Collection[str]) -> list[str]:
         """Return what a person should know when these splits are used, and no others."""
         return []

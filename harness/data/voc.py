@@ -89,6 +89,10 @@ class VOCLayout(Dataset):
         return next((folder / "image_labels.csv" for folder in (self.folder, self.root)
                      if (folder / "image_labels.csv").exists()), self.root / "image_labels.csv")  # fmt: skip
 
+    def has_labels(self, source: str) -> bool:
+        path = self.label_file("", source)
+        return path.parent.is_dir() if source == "xml" else path.exists()
+
     def image_labels(self, image_id: str, source: str) -> list[int]:
         path = self.label_file(image_id, source)
         if not path.exists():

@@ -126,7 +126,7 @@ def plan_cells(cells: Iterable[Cell], inputs: Inputs) -> Plan:
     plan, missing = Plan(), []
     for cell in cells:
         try:
-            plan.cells.append(_plan_cell(plan, cell, inputs))
+            plan.cells.append(_plan_cell(plan, _labelled(cell, inputs), inputs))
         except MissingWeightsError as error:
             missing.append(error)
             plan.cells.append(_plan_cell(plan, replace(cell, skip=str(error)), inputs))
@@ -136,6 +136,19 @@ def plan_cells(cells: Iterable[Cell], inputs: Inputs) -> Plan:
     plan.locations = Locations(store, inputs.roots(), inputs.weight_files() | known_places(), inputs.registry.plugins)
     plan.notes = inputs.notes()
     return plan
+
+
+def _labelled(cell: Cell, inputs: Inputs) -> Cell:
+    """Return a cell with image labels from the masks, where its dataset's own annotations are not there; say so."""
+    protocol = cell.spec.protocol
+    if cell.skip or cell.broken or "label_source" not in cell.origins or protocol.label_source == "masks":
+        return cell
+    dataset = inputs.dataset(cell.spec.dataset)
+    if dataset.has_labels(str(protocol.label_source)) or not dataset.has_masks:
+        return cell
+    inputs.remark(f"{dataset.name} has no annotations here: its image labels are derived from the masks")
+    spec = cell.spec.model_copy(update={"protocol": protocol.model_copy(update={"label_source": "masks"})})
+    return replace(cell, spec=spec)
 
 
 def _plan_cell(plan: Plan, cell: Cell, inputs: Inputs) -> PlannedCell:
