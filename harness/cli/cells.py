@@ -216,4 +216,5 @@ def _show_plan(plan: Plan, results: Path, cache_pictures: bool, as_json: bool) -
         lines.append(str(estimate(store, [plan.nodes[key] for key in left])))
     if cache_pictures:
         lines.append(str(plan.decode(left)))
+    lines += [f"note: {note}" for note in plan.notes]
     output().print("\n".join(lines), highlight=False)
