@@ -300,3 +300,17 @@ def test_phases_freeze_the_backbone_first_and_free_its_last_blocks_then() -> Non
     assert {name for name in free if ".blocks." not in name} == {"backbone.net.norm.weight", "backbone.net.norm.bias"}
     dropouts = {module.p for module in backbone.modules() if isinstance(module, nn.Dropout)}
     assert 0.1 in dropouts
+
+
+def test_dropout_of_an_lstm_s_inputs_is_drawn_at_each_step() -> None:
+    """As Keras does it: a mask of the whole (batch, steps, features) input, not one for all steps of a sequence."""
+    torch.manual_seed(0)
+    layer = HVBiLSTM(32, 4, 0.5)
+    seen: list[torch.Tensor] = []
+    layer.rows[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        layer(torch.ones(2, 32, 3, 5))
+    dropped = seen[0][..., :32] == 0
+    assert 0.7 < dropped.float().mean() < 0.8  # half before, and half of the rest here
+    always = dropped.all(1).float().mean()  # 0.75 ** 5 = 0.24; with one mask for a sequence 0.52
+    assert 0.14 < always < 0.34
