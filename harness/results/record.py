@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Discriminator, StringConstraints, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from harness.strict import KEY
@@ -15,10 +15,10 @@ Status = Literal["done", "failed", "oom", "timeout", "skipped"]
 SETTLED = ("done", "skipped")  # what the same command does not run again
 
 Key = Annotated[str, StringConstraints(pattern=f"^{KEY}$")]
-_OPEN = with_config(ConfigDict(extra="allow", strict=True))  # a later version may write more
+OPEN = with_config(ConfigDict(extra="allow", strict=True))  # a later version may write more
 
 
-@_OPEN
+@OPEN
 class Metrics(TypedDict):
     """The scores of a split, shares in [0, 1]; `interval` is 95 % of the mIoU over resampled images."""
 
@@ -40,7 +40,7 @@ class Metrics(TypedDict):
     best_threshold: NotRequired[float]
 
 
-@_OPEN
+@OPEN
 class BestThreshold(TypedDict):
     """The background threshold that is best on a split's own pixels, and its mIoU: an oracle."""
 
@@ -48,7 +48,7 @@ class BestThreshold(TypedDict):
     miou: float
 
 
-@_OPEN
+@OPEN
 class StageFacts(TypedDict):
     """What a stage took, and the last lines that it printed."""
 
@@ -104,18 +104,19 @@ class Record(TypedDict, total=False):
     stages: list[StageFacts]
 
 
-@_OPEN
+@OPEN
 class _Base(TypedDict):
     key: Key
     title: str
     ended: str
     spec: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 _Places = dict[str, Key | dict[str, dict[str, Key | list[Key]]] | None]
 
 
-@_OPEN
+@OPEN
 class _Done(_Base):
     status: Literal["done"]
     classes: list[str]
@@ -125,16 +126,17 @@ class _Done(_Base):
     stages: list[StageFacts]
 
 
-@_OPEN
+@OPEN
 class _NotDone(_Base):
     status: Literal["failed", "oom", "timeout", "skipped"]
     reason: str
+    failed_stage: str
+    tail: str
 
 
 _ALWAYS = ("key", "title", "status", "spec", "ended")
 _SCORED = ("metrics", "artefacts", "classes")
-_FORMS = {"done": TypeAdapter(_Done)}
-_NOT_DONE = TypeAdapter(_NotDone)
+_FORM: TypeAdapter[Any] = TypeAdapter(Annotated[_Done | _NotDone, Discriminator("status")])
 
 
 def missing_field(record: Mapping[str, Any]) -> str:
@@ -146,8 +148,7 @@ def missing_field(record: Mapping[str, Any]) -> str:
 def problem_of(record: Any) -> str:
     """Return what is wrong with a record that comes from elsewhere, on one line; empty where nothing is."""
     try:
-        status = record.get("status") if isinstance(record, dict) else None
-        _FORMS.get(str(status), _NOT_DONE).validate_python(record)
+        _FORM.validate_python(record)
     except (ValidationError, RecursionError) as error:
         return plain(error)
     return ""

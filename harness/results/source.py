@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, StringConstraints, TypeAdapter
 
 from harness.archive import File, Source, UnreadableFileError, is_plain
 from harness.errors import UserError
-from harness.results.record import Key, plain, problem_of
+from harness.results.record import OPEN, Key, StageFacts, plain, problem_of
 from harness.results.store import LOG, MANIFEST, parse_record
 from harness.stages import STAGES
 from harness.strict import KEY, digest
@@ -51,24 +51,14 @@ _Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 _FileName = Annotated[str, AfterValidator(_file_name)]
 
 
-class _Form(BaseModel):
-    """What a file must hold to be taken for one of ours; it may hold more."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-
-class _Manifest(_Form):
-    stage: str
-    key: Key
-    seconds: float
-    memory_mb: dict[str, int]
-    device: str
-    threads: int
-    bytes: int
-
+@OPEN
+class _Manifest(StageFacts):
     config: dict[str, Any]
     parents: dict[str, Key]
     files: dict[_FileName, _Sha256]
+
+
+_MANIFEST = TypeAdapter(_Manifest)
 
 
 @dataclass(frozen=True)
@@ -202,10 +192,10 @@ def _take_down(facts: ArtefactFacts, place: re.Match[str], file: File) -> None:
     try:
         text = text_of(file)
         manifest = parse_record(text, MANIFEST)
-        form = _Manifest.model_validate(manifest)
-        if (form.stage, form.key) != (place["stage"], place["key"]):
+        form = _MANIFEST.validate_python(manifest)
+        if (form["stage"], form["key"]) != (place["stage"], place["key"]):
             raise ValueError("it is of another artefact")
     except (UserError, ValueError, RecursionError) as error:
         facts.problem = f"its manifest is not one: {plain(error)}"
     else:
-        facts.manifest, facts.content, facts.problem = hashlib.sha256(text).hexdigest(), content_of(form.files), ""
+        facts.manifest, facts.content, facts.problem = hashlib.sha256(text).hexdigest(), content_of(form["files"]), ""
