@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     rows = f"of {', '.join((*MODULES, *ON_GPU))}; unless given, all but the last, or that alone on a GPU"
     parser.add_argument("modules", nargs="*", metavar="ROW", help=rows)
-    parser.add_argument("--root", type=Path, help="a VOCdevkit with train_aug, train and val; else drawn pictures")
+    parser.add_argument("--root", type=Path, help="a VOCdevkit with train_aug, train and val; else drawn images")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for each side")
     parser.add_argument("--tiny", action="store_true", help="only see that the sides agree; its numbers mean nothing")
@@ -30,11 +30,11 @@ def main() -> None:
     if unknown := set(given.modules) - {*MODULES, *ON_GPU}:
         parser.error(f"no row {', '.join(sorted(unknown))}: there are {', '.join((*MODULES, *ON_GPU))}")
 
-    def tell(row: dict[str, Any]) -> None:
+    def show(row: dict[str, Any]) -> None:
         print(f"{table([row])}\n{floor(row)}", flush=True)
 
     with setting(given.root, given.device, given.threads, given.tiny) as at:
-        result = benchmark(at, given.modules or (MODULES if given.device == "cpu" else ON_GPU), tell)
+        result = benchmark(at, given.modules or (MODULES if given.device == "cpu" else ON_GPU), show)
     print(f"{table(result['rows'])}\n{about(result)}")
     device = "cpu" if given.device == "cpu" else re.sub(r"\W+", "-", provenance.device_name("cuda").lower())
     whole = not (given.modules or given.tiny)

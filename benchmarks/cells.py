@@ -24,7 +24,7 @@ from harness.stages import Node
 
 
 class Drawn(Toy):
-    """Pictures as the toy dataset's, as large as VOC's, with its classes, splits and folders."""
+    """Images as the toy dataset's, as large as VOC's, with its classes, splits and folders."""
 
     name = "drawn"
     classes = VOC_CLASSES

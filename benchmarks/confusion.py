@@ -24,8 +24,8 @@ CLASSES = len(VOC_CLASSES)
 
 def rows(at: Setting) -> list[Row]:
     """Return the row: ground truth beside masks as a method on patches makes them."""
-    pictures = at.pick(128, 4)
-    planned = plan(at, "confusion", methods="sanity-oracle", limit=pictures, set={"sanity-oracle.stride": 16})
+    images = at.pick(128, 4)
+    planned = plan(at, "confusion", methods="sanity-oracle", limit=images, set={"sanity-oracle.stride": 16})
     masks = run_stage(planned, the_stage(planned, "mask", "val none"), at)
     labels = store_of(planned).need("labels", the_stage(planned, "labels", "val").key)
     dataset = Registry().load("dataset", at.dataset)(at.root)
@@ -48,12 +48,12 @@ def rows(at: Setting) -> list[Row]:
         wide = [tuple(mask.astype(np.int32) for mask in pair) for pair in noise]
         bare, files = rate(len(pairs), partial(ours, pairs))[0], seconds(lambda: _read(dataset, masks, ids))[0]
         return {
-            "floor: bytes read of a picture and its mask": f"{2 * pixels / 1e3:.0f} kB",
-            "pixels of a picture": f"{pixels / 1e3:.0f} thousand",
+            "floor: bytes read of an image and its mask": f"{2 * pixels / 1e3:.0f} kB",
+            "pixels of an image": f"{pixels / 1e3:.0f} thousand",
             "runs of equal pairs of classes in it": f"{runs / len(pairs):.0f}",
             "the harness on truth that is pure noise, its worst case, against chainercv's loop":
                 f"{seconds(partial(chainercv, wide))[0] / seconds(partial(ours, noise))[0]:.2f}x",
-            "pictures/s of reading the two files": f"{len(pairs) / files:.0f}",
+            "images/s of reading the two files": f"{len(pairs) / files:.0f}",
             "share of counting in reading and counting": f"{len(pairs) / bare / (files + len(pairs) / bare):.0%}",
         }  # fmt: skip
 
@@ -62,7 +62,7 @@ def rows(at: Setting) -> list[Row]:
             name="confusion",
             what="confusion matrices, masks in memory",
             against="IoUMetric, torchmetrics, the chainercv-style loop",
-            unit="pictures/s",
+            unit="images/s",
             sides={name: partial(rate, len(pairs), work) for name, work in sides.items()},
             ratio=best_of_others,
             aim=Aim(">=", 2),

@@ -1,4 +1,4 @@
-"""What `--cache-pictures` is worth: how many images one core opens and squashes in a second, decoded before or not.
+"""What `--cache-images` is worth: how many images one core opens and squashes in a second, decoded before or not.
 
 `python benchmarks/decoding.py ROOT` measures it on the images of voc12-animals, from files that the system has in
 memory. It counts processor time, so that other programs matter little.
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from harness.data.base import open_rgb
-from harness.data.decoded import DecodedPictures
+from harness.data.decoded import DecodedImages
 from harness.data.index import index_split
 from harness.data.voc import VOC12Animals
 from harness.images import squash
@@ -31,14 +31,14 @@ def rate(paths: list[Path], side: int) -> float:
 def main(root: Path) -> None:
     dataset = VOC12Animals(root)
     indices = [index_split(dataset, split, label_source="masks", masks=True) for split in ("train_aug", "val")]
-    pictures = [picture for index in indices for picture in index.pictures]
-    files = [dataset.image_path(picture.id) for picture in pictures]
+    images = [image for index in indices for image in index.images]
+    files = [dataset.image_path(image.id) for image in images]
     with tempfile.TemporaryDirectory() as folder:
-        decoded = DecodedPictures(Path(folder), zip(map(str, files), pictures, strict=True))
+        decoded = DecodedImages(Path(folder), zip(map(str, files), images, strict=True))
         decoded.write(lambda done, total: None)
-        mapped = [decoded.place(picture) for picture in pictures]
+        mapped = [decoded.place(image) for image in images]
         size = sum(path.stat().st_size for path in files)
-        print(f"{len(files)} pictures: {size:,} bytes, decoded {decoded.size:,}")
+        print(f"{len(files)} images: {size:,} bytes, decoded {decoded.size:,}")
         for side in SIDES:
             rounds = [(rate(files, side), rate(mapped, side)) for _ in range(ROUNDS)]
             plain, before = (max(rates) for rates in zip(*rounds, strict=True))

@@ -21,14 +21,14 @@ from harness.stages.score import read_scores
 
 def rows(at: Setting) -> list[Row]:
     """Return the row: two splits, so two stages at once; score maps to stored masks."""
-    pictures = at.pick(6, 1)
-    planned = plan(at, "crf", methods="sanity-oracle", limit=pictures, protocols="vitpcm", refine="crf:vitpcm",
+    images = at.pick(6, 1)
+    planned = plan(at, "crf", methods="sanity-oracle", limit=images, protocols="vitpcm", refine="crf:vitpcm",
                    set={"sanity-oracle.stride": 16})  # fmt: skip
     masks = nodes_of(planned, "mask")
     for node in planned.nodes.values():
         run_stage(planned, node, at)
     start_ray(at)
-    count = pictures * len(masks)
+    count = images * len(masks)
 
     def scheduled() -> Any:
         forget(planned, *masks)
@@ -46,7 +46,7 @@ def rows(at: Setting) -> list[Row]:
         changed = [(open_mask(a) != open_mask(b)).ravel() for a, b in zip(by_all, by_open, strict=True)]
         return {
             "pictures": str(count),
-            "channels of a picture": f"{np.mean(all_open):.1f} of {len(VOC_CLASSES)}",
+            "channels of an image": f"{np.mean(all_open):.1f} of {len(VOC_CLASSES)}",
             "share of labels that closed classes change": f"{np.mean(np.concatenate(changed)):.4%}",
             "at once": f"{len(masks)} stages, one core each",
         }
@@ -56,7 +56,7 @@ def rows(at: Setting) -> list[Row]:
             name="dense-crf",
             what="dense CRF, 10 iterations, all cores, open classes",
             against=f"serial pydensecrf over all {len(VOC_CLASSES)} channels",
-            unit="pictures/s",
+            unit="images/s",
             sides={
                 "harness": scheduled,
                 "serial, all channels": lambda: serial("all"),
@@ -96,11 +96,11 @@ def _scored(planned: Plan, node: Node) -> Any:
     scores = store.need("score", node.parents["score"])
     split = store.need("labels", node.parents["labels"]).json("labels.json")
     rules = node.config.rules
-    pictures = planned.locations_of(node).pictures
-    for (image_id, maps, presence), labels, size, picture in zip(
-        read_scores(scores, 0), np.array(split["labels"]), split["sizes"], pictures, strict=True
+    images = planned.locations_of(node).image_paths
+    for (image_id, maps, presence), labels, size, image in zip(
+        read_scores(scores, 0), np.array(split["labels"]), split["sizes"], images, strict=True
     ):
-        yield image_id, maps, open_classes(rules, labels, presence), tuple(size), Path(picture)
+        yield image_id, maps, open_classes(rules, labels, presence), tuple(size), Path(image)
 
 
 def _serial(planned: Plan, node: Node, channels: str, out: Path) -> list[Path]:
@@ -111,7 +111,7 @@ def _serial(planned: Plan, node: Node, channels: str, out: Path) -> list[Path]:
     params = CRFParams.model_validate(node.config.refine["params"])
     rules = replace(node.config.rules, align_corners=params.align_corners)
     made = []
-    for image_id, maps, classes, (height, width), picture in _scored(planned, node):
+    for image_id, maps, classes, (height, width), image in _scored(planned, node):
         open_ones = np.array([0, *classes])
         scored = probabilities(maps, classes, (height, width), rules, "probability").numpy()
         names = np.arange(len(VOC_CLASSES)) if channels == "all" else open_ones
@@ -121,7 +121,7 @@ def _serial(planned: Plan, node: Node, channels: str, out: Path) -> list[Path]:
         field.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(whole, clip=params.clip)))
         field.addPairwiseGaussian(sxy=params.gaussian_xy, compat=params.gaussian_weight)
         field.addPairwiseBilateral(sxy=params.bilateral_xy, srgb=params.bilateral_rgb,
-                                   rgbim=np.array(open_rgb(picture)), compat=params.bilateral_weight)  # fmt: skip
+                                   rgbim=np.array(open_rgb(image)), compat=params.bilateral_weight)  # fmt: skip
         best = np.array(field.inference(params.iterations)).reshape(whole.shape).argmax(0)
         made.append(out / f"{image_id}.png")
         save_mask(made[-1], names[best].astype(np.uint8))

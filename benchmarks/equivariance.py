@@ -24,7 +24,7 @@ def rows(at: Setting) -> list[Row]:
     planned = plan(at, "equivariance", methods="vitpcm", backbones=backbone, limit=batch, set=settings)
     node, method = the_stage(planned, "fit"), method_of(planned)
     split = run_stage(planned, planned.nodes[node.parents["labels"]], at).json("labels.json")
-    paths = planned.locations_of(node).pictures
+    paths = planned.locations_of(node).image_paths
     data = TrainingData(split["ids"], torch.tensor(split["labels"], dtype=torch.float32), list(paths))  # type: ignore[arg-type]
     (drawn,) = data.batches(size, batch, 0)
     ready = Batch(drawn.images.to(at.device), drawn.labels.to(at.device), drawn.ids)

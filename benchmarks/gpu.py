@@ -54,7 +54,7 @@ def _score(at: Setting, method: str, size: int, images: int, aim: Aim) -> Row:
     run_stage(planned, node, at)
     fitted = store_of(planned).need("fit", node.parents["fit"])
     model: Any = load_model(Registry(), method_of(planned), fitted).to(at.device)
-    paths = [Path(path) for path in planned.locations_of(node).pictures]
+    paths = [Path(path) for path in planned.locations_of(node).image_paths]
     first = paths[: batch_size(size, at.device)]
     batch = torch.stack([squash(open_rgb(path), (size, size)) for path in first]).to(at.device)
     normal = (batch - model.backbone.mean) / model.backbone.std
@@ -125,7 +125,7 @@ def _training(at: Setting) -> list[Row]:
     split = run_stage(planned, planned.nodes[node.parents["labels"]], at).json("labels.json")
     labels = torch.tensor(split["labels"], dtype=torch.float32)
     task = Task(node, planned.locations_of(node), at.device, at.threads - 1, store_of(planned).work(node.key))
-    data = TrainingData(split["ids"], labels, task.pictures, task.workers, device=at.device, room=8 << 30)
+    data = TrainingData(split["ids"], labels, task.image_paths, task.workers, device=at.device, room=8 << 30)
     step = batch * settings["accumulate"]
     ready = list(data.batches(size, step, derive(0, "order", 0)))  # and all images are kept from here on
     taken = len(ready) * step

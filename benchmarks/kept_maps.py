@@ -24,10 +24,10 @@ CLASSES = range(len(VOC_CLASSES))
 
 def rows(at: Setting) -> list[Row]:
     """Return the row: ViT-PCM's maps of a short training, at the size that the paper scores at."""
-    size, pictures = at.pick((960, 24), (160, 4))
+    size, images = at.pick((960, 24), (160, 4))
     settings = {"image_size": 160, "inference_size": size, "batch_size": 4, "epochs": 3, "accumulate": 1,
                 "warmup_epochs": 0, "unfreeze_blocks": "all", "lr": 1e-3}  # fmt: skip
-    planned = plan(at, "kept", methods="vitpcm", backbones="timm:test_vit", limit=pictures, protocols="vitpcm",
+    planned = plan(at, "kept", methods="vitpcm", backbones="timm:test_vit", limit=images, protocols="vitpcm",
                    set={f"vitpcm.{name}": value for name, value in settings.items()})  # fmt: skip
     evaluate = the_stage(planned, "evaluate", "val none")
     (score,) = [node for node in nodes_of(planned, "score") if node.label.endswith("val")]
@@ -36,28 +36,28 @@ def rows(at: Setting) -> list[Row]:
         made = run_stage(planned, evaluate, at)
         scores = store_of(planned).need("score", score.key)
         shards = sum(path.stat().st_size for path in scores.path.glob("*.safetensors"))
-        return shards / pictures, _miou(Confusions.load(made.file("confusion.npy")))
+        return shards / images, _miou(Confusions.load(made.file("confusion.npy")))
 
     def dense() -> Any:
         sizes, matrices = [], []
         for file, truth, best in _dense(planned, score, evaluate, at):
             sizes.append(file.stat().st_size)
             matrices.append(confusion(truth, best, CLASSES))
-        return sum(sizes) / pictures, _miou(Confusions.gather(matrices, len(CLASSES)))
+        return sum(sizes) / images, _miou(Confusions.gather(matrices, len(CLASSES)))
 
     return [
         Row(
             name="kept-maps",
             what=f"kept score maps of vitpcm at {size}",
-            against=f"dense float32 at picture size, {len(CLASSES)} channels",
-            unit="bytes a picture",
+            against=f"dense float32 at image size, {len(CLASSES)} channels",
+            unit="bytes an image",
             sides={"harness": kept, "dense float32": dense},
             ratio=share_of_other,
             aim=Aim("<=", 0.02),
             agree=partial(agree, within=at.pick(0.5e-4, 1e-3)),
             facts=lambda: {
                 "floor: one byte a class and patch": f"{len(CLASSES) * (size // 16) ** 2} bytes",
-                "pictures": str(pictures),
+                "pictures": str(images),
             },
             repeats=1,
             warm=False,
@@ -84,7 +84,7 @@ def _dense(planned: Any, score: Any, evaluate: Any, at: Setting) -> Any:
     method = method_of(planned)
     model = load_model(Registry(), method, store.need("fit", score.parents["fit"])).to(at.device)
     dataset = Registry().load("dataset", at.dataset)(at.root)
-    paths, size = planned.locations_of(score).pictures, score.config.size
+    paths, size = planned.locations_of(score).image_paths, score.config.size
     at_once = batch_size(size, at.device)
     for start in range(0, len(paths), at_once):
         images = [torch.from_numpy(open_rgb(Path(path)).copy()) for path in paths[start : start + at_once]]

@@ -21,7 +21,7 @@ def about(result: dict[str, Any]) -> str:
     packages = result["environment"]["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "timm", "numpy", "ray") if name in packages)
     return (
-        f"{result['device']}; {result['threads']} threads a side; pictures: {result['pictures']}; {versions}; "
+        f"{result['device']}; {result['threads']} threads a side; images: {result['pictures']}; {versions}; "
         f"{result['started'][:10]}, {result['seconds'] / 60:.0f} minutes.\n"
     )
 

@@ -32,7 +32,7 @@ from harness.stages.score import batch_size, read_scores
 
 def rows(at: Setting) -> list[Row]:
     """Return a row each for fit, score and refine."""
-    backbone, size, batch, pictures, refined = at.pick(
+    backbone, size, batch, images, refined = at.pick(
         ("timm:vit_tiny_patch16_224", 224, 16, 256, 6), ("timm:test_vit", 160, 4, 4, 1)
     )
     settings = {"vitpcm.image_size": size, "vitpcm.inference_size": size, "vitpcm.batch_size": batch,
@@ -40,14 +40,14 @@ def rows(at: Setting) -> list[Row]:
                 "vitpcm.unfreeze_blocks": at.pick(5, 1)}  # fmt: skip
     grid: dict[str, Any] = {"methods": "vitpcm", "backbones": backbone, "protocols": "vitpcm"}
     trained = plan(at, "memory-fit", limit=3 * batch, set=settings, **grid)
-    scored = plan(at, "memory-score", limit=pictures, **grid,
+    scored = plan(at, "memory-score", limit=images, **grid,
                   set=settings | {"vitpcm.epochs": 0, "protocol.eval_splits": ["train_aug"]})  # fmt: skip
     masked = plan(at, "memory-refine", methods="sanity-oracle", limit=refined, protocols="vitpcm", refine="crf:vitpcm",
                   set={"sanity-oracle.stride": 16, "protocol.eval_splits": ["val"]})  # fmt: skip
     return [
         _row(at, trained, "fit", f"training of vitpcm at {size}, batches of {batch}"),
-        _row(at, scored, "score", f"scoring of {pictures} pictures at {size}"),
-        _row(at, masked, "mask", f"refining {refined} pictures by dense CRF"),
+        _row(at, scored, "score", f"scoring of {images} images at {size}"),
+        _row(at, masked, "mask", f"refining {refined} images by dense CRF"),
     ]
 
 
@@ -75,7 +75,7 @@ def _row(at: Setting, planned: Plan, stage: str, what: str) -> Row:
         sides={name: partial(side, name) for name in ("harness", "loop by hand")},
         ratio=share_of_other,
         aim=Aim("<=", 1.2),
-        agree=partial(agree, things="tensors of weights" if stage == "fit" else "pictures"),
+        agree=partial(agree, things="tensors of weights" if stage == "fit" else "images"),
         repeats=2,
         warm=False,
     )
@@ -115,7 +115,7 @@ def _made_by_us(task: Task) -> int:
     return len(list(artefact.path.glob("*.png")))
 
 
-class _Pictures(torch.utils.data.Dataset[Any]):
+class _Images(torch.utils.data.Dataset[Any]):
     def __init__(self, paths: list[Path], labels: torch.Tensor, size: int) -> None:
         self.paths, self.labels, self.size = paths, labels, size
 
@@ -136,8 +136,8 @@ def _fit(task: Task) -> int:
     for parameter in phase.groups[0]["params"]:
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(phase.groups, **phase.options)
-    pictures = _Pictures(task.pictures, labels, config.params["image_size"])
-    loader = torch.utils.data.DataLoader(pictures, config.params["batch_size"], shuffle=True, drop_last=True)
+    data = _Images(task.image_paths, labels, config.params["image_size"])
+    loader = torch.utils.data.DataLoader(data, config.params["batch_size"], shuffle=True, drop_last=True)
     model.train()
     for index, (images, given) in enumerate(loader):
         batch = Batch(images.to(task.device), given.to(task.device), [])
@@ -154,8 +154,8 @@ def _score(task: Task) -> int:
     method, size = task.method(), task.config.size
     model = load_model(task.registry, method, task.parent("fit")).to(task.device)
     at_once = batch_size(size, task.device)
-    for start in range(0, len(task.pictures), at_once):
-        paths = task.pictures[start : start + at_once]
+    for start in range(0, len(task.image_paths), at_once):
+        paths = task.image_paths[start : start + at_once]
         images = torch.stack([squash(open_rgb(path), (size, size)) for path in paths]).to(task.device)
         with torch.no_grad():
             maps, _ = method.score(model, images, None)
@@ -171,7 +171,7 @@ def _refine(task: Task) -> int:
     split = task.parent("labels").json("labels.json")
     scored = read_scores(task.parent("score"), 0)
     for (image_id, maps, presence), labels, size, path in zip(
-        scored, np.array(split["labels"]), split["sizes"], task.pictures, strict=True
+        scored, np.array(split["labels"]), split["sizes"], task.image_paths, strict=True
     ):
         classes = open_classes(rules, labels, presence)
         own = probabilities(maps, classes, tuple(size), rules, "probability").numpy()

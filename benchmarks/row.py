@@ -51,7 +51,7 @@ class Row:
         Makes the number of the table from those of all sides.
     aim : Aim
     agree : callable
-        Told what each side has made, it returns what was equal.
+        Called with what each side has made; returns what was equal.
 
         Raises
         ------
@@ -63,7 +63,7 @@ class Row:
     warm : bool
         Whether a first go of each side does not count.
     opponents : tuple of str
-        The distributions whose versions are told.
+        The distributions whose versions are recorded.
     """
 
     name: str

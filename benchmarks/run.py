@@ -36,13 +36,13 @@ def setting(root: Path | None, device: str, threads: int, tiny: bool) -> Iterato
             yield at
 
 
-def benchmark(at: Setting, modules: Iterable[str], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Measure the rows of some modules; `tell` is told of each as it ends. Return what is kept of it."""
+def benchmark(at: Setting, modules: Iterable[str], show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Measure the rows of some modules; `show` is called with each as it ends. Return what is kept of it."""
     started, rows = time.time(), []
     for name in modules:
         for row in import_module(f"benchmarks.{name}").rows(at):
             rows.append(measure(row, 1 if at.tiny else row.repeats))
-            tell(rows[-1])
+            show(rows[-1])
     drawn = at.root.parent == at.folder
     return {
         "schema": 1,

@@ -21,14 +21,14 @@ from harness.torchvision_ops import ensure_importable
 
 def rows(at: Setting) -> list[Row]:
     """Return the row: CAM, whose own part is one 1x1 convolution, so that nearly all is backbone."""
-    backbone, size, pictures = at.pick(("vit_s16", 384, 42), ("timm:test_vit", 160, 4))
+    backbone, size, count = at.pick(("vit_s16", 384, 42), ("timm:test_vit", 160, 4))
     settings = {"cam.epochs": 0, "cam.inference_size": size, "cam.image_size": size}
-    planned = plan(at, "score-maps", methods="cam", backbones=backbone, limit=pictures, set=settings)
+    planned = plan(at, "score-maps", methods="cam", backbones=backbone, limit=count, set=settings)
     node = the_stage(planned, "score", "val")
     run_stage(planned, node, at)
     fitted = store_of(planned).need("fit", node.parents["fit"])
     model: Any = load_model(Registry(), method_of(planned), fitted)
-    paths = [Path(path) for path in planned.locations_of(node).pictures]
+    paths = [Path(path) for path in planned.locations_of(node).image_paths]
     images = torch.stack([squash(open_rgb(path), (size, size)) for path in paths])
     normal = (images - model.backbone.mean) / model.backbone.std
     batches = [batch.to(at.device) for batch in normal.split(batch_size(size, at.device))]
@@ -59,11 +59,11 @@ def rows(at: Setting) -> list[Row]:
         building = seconds(lambda: load_model(Registry(), method_of(planned), fitted))[0]
         manifest = store_of(planned).need("score", node.key).manifest
         return {
-            "floor: forward of the backbone, ms a picture": f"{1e3 * seconds(forward, at.device)[0] / len(paths):.0f}",
-            "decoding and resizing, ms a picture on one core": f"{1e3 * reading / len(paths):.1f}",
+            "floor: forward of the backbone, ms an image": f"{1e3 * seconds(forward, at.device)[0] / len(paths):.0f}",
+            "decoding and resizing, ms an image on one core": f"{1e3 * reading / len(paths):.1f}",
             "building and loading the model, once": f"{building:.2f} s",
             "pictures": str(len(paths)),
-            "kept, bytes a picture": f"{manifest['bytes'] / len(paths):.0f}",
+            "kept, bytes an image": f"{manifest['bytes'] / len(paths):.0f}",
         }
 
     return [
@@ -71,7 +71,7 @@ def rows(at: Setting) -> list[Row]:
             name="score-maps",
             what=f"score maps of cam, {backbone} at {size}, files to stored maps",
             against="bare timm forward, tensors ready in memory",
-            unit="pictures/s",
+            unit="images/s",
             sides={"harness": stored, "bare timm forward": partial(rate, len(paths), forward, at.device)},
             ratio=lambda values: values["harness"] / values["bare timm forward"],
             aim=Aim(">=", 0.9),

@@ -1,4 +1,4 @@
-"""Training of ViT-PCM, images from files and losses told, against a loop by hand over tensors in memory."""
+"""Training of ViT-PCM, images from files and losses reported, against a loop by hand over tensors in memory."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from harness.training import Session
 
 def rows(at: Setting) -> list[Row]:
     """Return the row: one epoch of the stage `fit`, as far as it trains."""
-    backbone, size, batch, pictures = at.pick(("vit_s16", 224, 16, 48), ("timm:test_vit", 64, 4, 8))
+    backbone, size, batch, images = at.pick(("vit_s16", 224, 16, 48), ("timm:test_vit", 64, 4, 8))
     settings = {"image_size": size, "batch_size": batch, "epochs": 1, "accumulate": 1, "warmup_epochs": 0}
     if at.tiny:
         settings["unfreeze_blocks"] = 1
-    planned = plan(at, "training", methods="vitpcm", backbones=backbone, limit=pictures,
+    planned = plan(at, "training", methods="vitpcm", backbones=backbone, limit=images,
                    set={f"vitpcm.{name}": value for name, value in settings.items()})  # fmt: skip
     node, method = the_stage(planned, "fit"), method_of(planned)
     split = run_stage(planned, planned.nodes[node.parents["labels"]], at).json("labels.json")
     labels = torch.tensor(split["labels"], dtype=torch.float32)
     task = Task(node, planned.locations_of(node), at.device, 0, store_of(planned).work(node.key))
-    data = TrainingData(split["ids"], labels, task.pictures)
+    data = TrainingData(split["ids"], labels, task.image_paths)
     batches = list(data.batches(size, batch, derive(0, "order", 0)))
     ready = [Batch(one.images.to(at.device), one.labels.to(at.device), one.ids) for one in batches]
 
@@ -44,22 +44,22 @@ def rows(at: Setting) -> list[Row]:
     def trained() -> Any:
         session = Session(0, at.device, "fp32", Path(at.folder) / "training", task.progress)
         fitted = model()
-        value, _ = rate(pictures, lambda: method.fit(fitted, data, session), at.device)
+        value, _ = rate(images, lambda: method.fit(fitted, data, session), at.device)
         return value, fitted
 
     def by_hand() -> Any:
         fitted = model().to(at.device)
-        return rate(pictures, lambda: loop_by_hand(method, fitted, ready), at.device)[0], fitted
+        return rate(images, lambda: loop_by_hand(method, fitted, ready), at.device)[0], fitted
 
     def facts() -> dict[str, str]:
-        reading = seconds(lambda: [squash(open_rgb(path), (size, size)) for path in task.pictures])[0]
+        reading = seconds(lambda: [squash(open_rgb(path), (size, size)) for path in task.image_paths])[0]
         fit = run_stage(planned, node, at)
         whole = fit.manifest["seconds"]
         bare = seconds(lambda: loop_by_hand(method, model().to(at.device), ready), at.device)[0]
         return {
-            "floor: the same steps by hand, ms a picture": f"{1e3 * bare / pictures:.0f}",
-            "decoding and resizing, ms a picture on one core": f"{1e3 * reading / pictures:.1f}",
-            "pictures": str(pictures),
+            "floor: the same steps by hand, ms an image": f"{1e3 * bare / images:.0f}",
+            "decoding and resizing, ms an image on one core": f"{1e3 * reading / images:.1f}",
+            "pictures": str(images),
             "the stage around it, once: building, counting, saving":
                 f"{max(0.0, whole - bare - reading):.1f} s, {fit.manifest['bytes'] >> 20} MiB of weights",
         }  # fmt: skip
@@ -69,7 +69,7 @@ def rows(at: Setting) -> list[Row]:
             name="training-step",
             what=f"training of vitpcm, {backbone} at {size}, batches of {batch}, from files",
             against="a loop by hand, same model and losses, tensors ready in memory, no logging",
-            unit="pictures/s",
+            unit="images/s",
             sides={"harness": trained, "loop by hand": by_hand},
             ratio=lambda values: values["harness"] / values["loop by hand"],
             aim=Aim(">=", 0.9),

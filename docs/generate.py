@@ -169,7 +169,7 @@ def template(argument: str) -> str:
 def contract(kind: str) -> str:
     """Return the checks of a kind of plugin."""
     return tabulate([[f"`{one.name}`", one.reason, one.remedy] for one in checks(kind)],
-                    ["check", "why", "what mends it"], "pipe") + "\n"  # fmt: skip
+                    ["check", "why", "remedy"], "pipe") + "\n"  # fmt: skip
 
 
 def commands(name: str) -> str:
@@ -210,7 +210,7 @@ def benchmarks(folder: str) -> str:
 def measured(name: str) -> str:
     """Return what each device gave for a row on each set of images, beside its ratio."""
     found = [(result, row) for result in _measured(RESULTS) for row in result["rows"] if row["name"] == name]
-    return "\n".join(f"{result['device']}, pictures: {result['pictures']}:\n\n{floor(row)}" for result, row in found)
+    return "\n".join(f"{result['device']}, images: {result['pictures']}:\n\n{floor(row)}" for result, row in found)
 
 
 def _measured(folder: str) -> list[dict[str, Any]]:

@@ -39,11 +39,11 @@ def resample(
         (resamples, ...).
     """
     rng = np.random.default_rng(seed)
-    pictures = len(counts)
-    flat = counts.reshape(pictures, -1).astype(np.float64)
+    images = len(counts)
+    flat = counts.reshape(images, -1).astype(np.float64)
     values = []
     for start in range(0, resamples, _CHUNK):
-        times = rng.multinomial(pictures, np.full(pictures, 1 / pictures), min(_CHUNK, resamples - start))
+        times = rng.multinomial(images, np.full(images, 1 / images), min(_CHUNK, resamples - start))
         values.append(statistic((times.astype(np.float64) @ flat).reshape(len(times), *counts.shape[1:])))
     return np.concatenate(values)
 

@@ -51,7 +51,7 @@ class RunSpec(Frozen):
 
 
 def distinct_titles(specs: Sequence[RunSpec]) -> list[str]:
-    """Return the title of each cell, with the settings that tell it from others of the same title."""
+    """Return the title of each cell, with the settings that distinguish it from others of the same title."""
     titles = [spec.title for spec in specs]
     settings = [dict(_flat(spec.model_dump(mode="json"))) for spec in specs]
     found = []

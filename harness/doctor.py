@@ -1,4 +1,4 @@
-"""Does this environment work? One check per thing that is known to go wrong, each with what mends it."""
+"""Does this environment work? One check per thing that is known to go wrong, each with its remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 _TORCH = "pip install -c constraints.txt torch torchvision"
-# Other distributions of the same modules. They overwrite one another's files, so a mend begins without any.
+# Other distributions of the same modules. They overwrite one another's files, so repairing begins without any.
 _RIVALS = {
     "mmengine": ("mmengine", "mmengine-lite"),
     "mmcv": ("mmcv", "mmcv-lite", "mmcv-full"),
@@ -47,14 +47,14 @@ class Check:
     state : {"ok", "optional", "bad"}
         `optional` is something that only some commands need.
     finding : str
-    mend : str
+    remedy : str
         What to do; empty when there is nothing to do.
     """
 
     name: str
     state: str
     finding: str
-    mend: str = ""
+    remedy: str = ""
 
     def as_dict(self) -> dict[str, str]:
         """Return the fields."""
@@ -89,8 +89,8 @@ def _requirements() -> Iterator[Check]:
         version = _version(requirement.name)
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} {version or 'missing'} (needs {requirement.specifier})")
-    mend = "pip install -c constraints.txt wsss-harness" if wrong else ""
-    yield Check("requirements", "bad" if wrong else "ok", "; ".join(wrong) or "all there", mend)
+    remedy = "pip install -c constraints.txt wsss-harness" if wrong else ""
+    yield Check("requirements", "bad" if wrong else "ok", "; ".join(wrong) or "all there", remedy)
 
 
 def _torch() -> Iterator[Check]:
@@ -102,8 +102,10 @@ def _torch() -> Iterator[Check]:
     known = [version for version in _versions("torch") if version.partition("+")[0] != imported]
     driver = shutil.which("nvidia-smi") is not None
     if known:
-        mend = f"pip uninstall torch, until none is left; then {_TORCH}"
-        yield Check("torch", "bad", f"doubled: {torch.__version__} is imported, pip knows {', '.join(known)} too", mend)
+        remedy = f"pip uninstall torch, until none is left; then {_TORCH}"
+        yield Check(
+            "torch", "bad", f"doubled: {torch.__version__} is imported, pip knows {', '.join(known)} too", remedy
+        )
     elif driver and not gpus:
         yield Check("torch", "bad", finding, "install a CUDA build of torch to use the GPU")
     else:
@@ -150,17 +152,17 @@ def _crf() -> Iterator[Check]:
         return
     importlib.import_module("pydensecrf.densecrf")
     both = _version("pydensecrf") and _version("pydensecrf2")
-    mend = "pip uninstall pydensecrf pydensecrf2, then pip install 'wsss-harness[crf]'" if both else ""
+    remedy = "pip uninstall pydensecrf pydensecrf2, then pip install 'wsss-harness[crf]'" if both else ""
     name = "pydensecrf2" if _version("pydensecrf2") else "pydensecrf"
-    yield Check("pydensecrf", "bad" if both else "ok", f"{name} {_version(name)}", mend)
+    yield Check("pydensecrf", "bad" if both else "ok", f"{name} {_version(name)}", remedy)
 
 
 def _prepare() -> Iterator[Check]:
     """Find what `harness prepare` reads other people's formats with."""
     for name, without in (("scipy", "no `harness prepare voc12`"), ("pycocotools", "no `harness prepare coco14`")):
         found = _version(name)
-        mend = "" if found else "pip install 'wsss-harness[prepare]'"
-        yield Check(name, "ok" if found else "optional", found or f"not installed: {without}", mend)
+        remedy = "" if found else "pip install 'wsss-harness[prepare]'"
+        yield Check(name, "ok" if found else "optional", found or f"not installed: {without}", remedy)
 
 
 def _verifier() -> Iterator[Check]:
@@ -182,8 +184,8 @@ def _verifier() -> Iterator[Check]:
         needs = ", ".join(f"{r.name}{r.specifier}" for r in unfit)
         yield Check("mmsegmentation", "bad", f"{finding} (needs {needs})", again)
     elif reason := _no_network():
-        mend = "pip uninstall opencv-python, then pip install opencv-python-headless" if "libGL" in reason else again
-        yield Check("mmsegmentation", "bad", f"{finding}, but no DeepLabV2: {reason}", mend)
+        remedy = "pip uninstall opencv-python, then pip install opencv-python-headless" if "libGL" in reason else again
+        yield Check("mmsegmentation", "bad", f"{finding}, but no DeepLabV2: {reason}", remedy)
     else:
         yield Check("mmsegmentation", "ok", f"{finding}, builds a DeepLabV2")
 
@@ -198,8 +200,8 @@ def _no_network() -> str:
 
 def _disk() -> Iterator[Check]:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    mend = "free some space, or use --results on another disk" if free < 2 else ""
-    yield Check("disk", "bad" if mend else "ok", f"{free:.0f} GiB free here, {os.cpu_count()} cores", mend)
+    remedy = "free some space, or use --results on another disk" if free < 2 else ""
+    yield Check("disk", "bad" if remedy else "ok", f"{free:.0f} GiB free here, {os.cpu_count()} cores", remedy)
 
 
 def _is_of(requirement: Requirement, extra: str) -> bool:

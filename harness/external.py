@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from harness.data.base import IGNORE, open_mask
-from harness.data.index import Picture, SplitIndex, complain
+from harness.data.index import ImageFile, SplitIndex, complain
 from harness.errors import UserError
 from harness.strict import digest
 
@@ -64,49 +64,47 @@ def check_folder(
     """
     kind = method.params.kind
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}: it should hold the {kind}, one file per picture, named by its id")
-    pictures = {picture.id: picture for index in indices for picture in index.pictures}
+        raise UserError(f"no folder {folder}: it should hold the {kind}, one file per image, named by its id")
+    images = {image.id: image for index in indices for image in index.images}
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in SUFFIXES[kind]:
             found.setdefault(path.stem, []).append(path)
-    problems = dict.fromkeys(found.keys() - pictures.keys(), "is no image of this split")
+    problems = dict.fromkeys(found.keys() - images.keys(), "is no image of this split")
 
     transposed: list[bool] = []
 
-    def look(picture: Picture) -> str:
+    def look(image: ImageFile) -> str:
         """Return a hash of an image's file, after checking it."""
-        if picture.id not in found:
-            raise ValueError(f"is missing (expected {picture.id}{' or '.join(SUFFIXES[kind])})")
-        path, *more = found[picture.id]
+        if image.id not in found:
+            raise ValueError(f"is missing (expected {image.id}{' or '.join(SUFFIXES[kind])})")
+        path, *more = found[image.id]
         if more:
-            raise ValueError(
-                f"has {len(more) + 1} files: {', '.join(file.name for file in found[picture.id])}; keep one"
-            )
+            raise ValueError(f"has {len(more) + 1} files: {', '.join(file.name for file in found[image.id])}; keep one")
         if kind == "masks":
-            _check_mask(open_mask(path), picture, classes - 1)
+            _check_mask(open_mask(path), image, classes - 1)
         else:
             sides = read_maps(path, channels, method.background, method.output).shape[1:]
-            transposed.append(_is_transposed(sides, picture))
+            transposed.append(_is_transposed(sides, image))
         return hashlib.sha256(path.read_bytes()).hexdigest()[:20]
 
-    def try_to(picture: Picture) -> tuple[str, str]:
+    def try_to(image: ImageFile) -> tuple[str, str]:
         try:
-            return look(picture), ""
+            return look(image), ""
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return "", str(error).partition("\n")[0] or type(error).__name__
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = []
-        for result in pool.map(try_to, pictures.values()):
+        for result in pool.map(try_to, images.values()):
             results.append(result)
-            progress(len(results), len(pictures))
-    problems |= {name: why for name, (_, why) in zip(pictures, results, strict=True) if why}
+            progress(len(results), len(images))
+    problems |= {name: why for name, (_, why) in zip(images, results, strict=True) if why}
     if problems:
         raise UserError(complain(str(folder), f"{len(problems)} {kind}", dict(sorted(problems.items()))))
     if len(transposed) > 1 and all(transposed):
         remark(f"the maps of {folder} are as high as their images are wide: are they transposed?")
-    return digest([[name, content] for name, (content, _) in zip(pictures, results, strict=True)])
+    return digest([[name, content] for name, (content, _) in zip(images, results, strict=True)])
 
 
 def find(folder: Path, kind: str, image_id: str) -> Path:
@@ -114,18 +112,18 @@ def find(folder: Path, kind: str, image_id: str) -> Path:
     return next(path for suffix in SUFFIXES[kind] if (path := folder / f"{image_id}{suffix}").exists())
 
 
-def _check_mask(mask: np.ndarray, picture: Picture, largest: int) -> None:
-    if mask.shape != (picture.height, picture.width):
-        sizes = (*mask.shape, picture.height, picture.width)
-        raise ValueError("mask is {}x{}, picture {}x{} (height x width)".format(*sizes))
+def _check_mask(mask: np.ndarray, image: ImageFile, largest: int) -> None:
+    if mask.shape != (image.height, image.width):
+        sizes = (*mask.shape, image.height, image.width)
+        raise ValueError("mask is {}x{}, image {}x{} (height x width)".format(*sizes))
     undefined = [value for value in np.unique(mask) if value != IGNORE and value > largest]
     if undefined:
         raise ValueError(f"holds undefined index {undefined[0]} (classes are 0..{largest}, 255)")
 
 
-def _is_transposed(sides: tuple[int, ...], picture: Picture) -> bool:
+def _is_transposed(sides: tuple[int, ...], image: ImageFile) -> bool:
     """Return whether the sides of a map are those of its image, swapped."""
-    tall, wide = sides[0] / max(1, sides[1]), picture.height / picture.width
+    tall, wide = sides[0] / max(1, sides[1]), image.height / image.width
     return abs(tall * wide - 1) < 0.05 and abs(tall / wide - 1) > 0.1
 
 

@@ -39,7 +39,7 @@ class File:
         Raises
         ------
         UserError
-            If this machine has not been told, or it is not what it was.
+            If no file of this machine is known for it, or the file has changed.
         """
         path = Path(_PLACES.get(self.sha256, ""))
         if not path.is_file() or hash_file(path) != self.sha256:

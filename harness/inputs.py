@@ -179,10 +179,10 @@ def open_dataset(dataset_class: type[Dataset], root: Path | None) -> Dataset:
     if dataset_class.needs_root:
         if root is None:
             missing = f"dataset {dataset_class.name} needs its folder: --root DIR, or WSSS_HARNESS_ROOT"
-            raise UserError(missing + dataset_class.mend())
+            raise UserError(missing + dataset_class.remedy())
         if not root.is_dir():
             missing = f"no folder {root}: --root names the folder of dataset {dataset_class.name}"
-            raise UserError(missing + dataset_class.mend(root))
+            raise UserError(missing + dataset_class.remedy(root))
         dataset = dataset_class(root)
     else:
         dataset = dataset_class(cache_folder() / f"{dataset_class.name}-{dataset_class.version}")

@@ -60,7 +60,7 @@ class TrainParams(Params):
 
 
 class Method(Trainable):
-    """A way to turn image-level labels into score maps.
+    """Turns image-level labels into score maps.
 
     A minimal method has a `name`, `build`, `training_step` and `score`. The harness does the rest: it runs scales and
     flips, gates classes, normalises, resizes and thresholds, the same way for every method.

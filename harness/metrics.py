@@ -50,12 +50,12 @@ class Confusions:
     ----------
     entries : ndarray
         (E, 4) int32: image, true class, predicted class (K is "none of these"), pixels; sorted by image.
-    pictures, classes : int
+    images, classes : int
         N and K.
     """
 
     entries: np.ndarray
-    pictures: int
+    images: int
     classes: int
 
     @classmethod
@@ -70,13 +70,13 @@ class Confusions:
     @classmethod
     def join(cls, parts: Sequence[Confusions]) -> Confusions:
         """Put shards behind each other."""
-        starts = np.cumsum([0, *(part.pictures for part in parts)])
+        starts = np.cumsum([0, *(part.images for part in parts)])
         moved = [part.entries + np.array([start, 0, 0, 0]) for part, start in zip(parts, starts[:-1], strict=True)]
         return cls(np.concatenate(moved).astype(np.int32), int(starts[-1]), parts[0].classes)
 
     def save(self, path: Path) -> None:
         """Write them to a file; the first line holds N and K."""
-        np.save(path, np.concatenate([[[self.pictures, self.classes, 0, 0]], self.entries]).astype(np.int32))
+        np.save(path, np.concatenate([[[self.images, self.classes, 0, 0]], self.entries]).astype(np.int32))
 
     @classmethod
     def load(cls, path: Path) -> Confusions:
@@ -93,12 +93,12 @@ class Confusions:
 
     def counts(self) -> np.ndarray:
         """Return (N, K, 3) int64 pixels of each image and class: right, true, predicted."""
-        counts = np.zeros((self.pictures, self.classes + 1, 3), np.int64)
-        picture, true, predicted, pixels = self.entries.T
+        counts = np.zeros((self.images, self.classes + 1, 3), np.int64)
+        image, true, predicted, pixels = self.entries.T
         right = true == predicted
-        np.add.at(counts, (picture[right], true[right], 0), pixels[right])
-        np.add.at(counts, (picture, true, 1), pixels)
-        np.add.at(counts, (picture, predicted, 2), pixels)
+        np.add.at(counts, (image[right], true[right], 0), pixels[right])
+        np.add.at(counts, (image, true, 1), pixels)
+        np.add.at(counts, (image, predicted, 2), pixels)
         return counts[:, :-1]
 
 
@@ -133,7 +133,7 @@ def _per_image(confusions: Confusions) -> float:
 
 def _drop255(confusions: Confusions) -> float:
     known = confusions.entries[confusions.entries[:, 2] < confusions.classes]
-    return float(mean_iou(Confusions(known, confusions.pictures, confusions.classes).counts().sum(0)))
+    return float(mean_iou(Confusions(known, confusions.images, confusions.classes).counts().sum(0)))
 
 
 # What other codebases call mIoU; all but the first are for asking how much the definition matters.
@@ -200,11 +200,11 @@ def object_jaccard(confusions: Confusions) -> np.ndarray:
     ndarray
         (N, K - 1) in [0, 1]; NaN for a class that the image does not show.
     """
-    found = np.zeros((confusions.pictures, confusions.classes, 2), np.int64)  # pixels: all, those predicted foreground
-    picture, true, predicted, pixels = confusions.entries.T
+    found = np.zeros((confusions.images, confusions.classes, 2), np.int64)  # pixels: all, those predicted foreground
+    image, true, predicted, pixels = confusions.entries.T
     inside = (predicted > 0) & (predicted < confusions.classes)
-    np.add.at(found, (picture, true, 0), pixels)
-    np.add.at(found, (picture[inside], true[inside], 1), pixels[inside])
+    np.add.at(found, (image, true, 0), pixels)
+    np.add.at(found, (image[inside], true[inside], 1), pixels[inside])
     size, hit = found[:, 1:, 0], found[:, 1:, 1]
     return np.where(size > 0, _share(hit, size + found[:, :, 1].sum(1, keepdims=True) - hit), np.nan)
 

@@ -160,8 +160,8 @@ def contact_sheet(shown: list[tuple[str, np.ndarray, list[str]]], path: Path, co
     save(figure, path)
 
 
-def thumbnail(picture: np.ndarray, side: int = 320) -> np.ndarray:
+def thumbnail(image: np.ndarray, side: int = 320) -> np.ndarray:
     """Return an image no larger than `side` pixels either way."""
-    image = Image.fromarray(picture)
-    image.thumbnail((side, side))
-    return np.asarray(image)
+    small = Image.fromarray(image)
+    small.thumbnail((side, side))
+    return np.asarray(small)

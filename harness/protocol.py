@@ -58,7 +58,7 @@ class Protocol(Frozen):
     name, summary, source : str
         What it is called, what it does, and where its settings come from.
     version : int
-        Raised when a protocol of that name comes to mean something else.
+        Raised when a protocol of that name is defined otherwise already.
     label_source : {"masks", "xml", "file"} or None
         Where image-level labels come from; None takes the dataset's own.
     background_label : {"always", "masks"}
@@ -73,7 +73,7 @@ class Protocol(Frozen):
         Which classes may appear in an image's mask: on `training` splits and on `held_out` ones, `gt` (those of its
         image labels), `predicted:p` (those that the method predicts with at least probability p) or `none` (all).
     normalisation : {"none", "max", "minmax", "vitpcm"}
-        How each class's activation map comes to [0, 1]: divided by its maximum, or stretched from its minimum too.
+        How each class's activation map is scaled to [0, 1]: divided by its maximum, or stretched from its minimum too.
         Probabilities are left alone, except under `vitpcm`, which stretches them and makes them sum to one again.
     background : str
         For methods without a background of their own: `method`, the rule that the method's source fixes (`fixed:0.4`

@@ -43,7 +43,7 @@ def device_name(device: str) -> str:
 
 
 def command_line() -> str:
-    """Return the command; of an absolute path only the name is told."""
+    """Return the command; of an absolute path only the name is kept."""
     words = (_ABSOLUTE.sub(r"\1…/\2", word) for word in sys.argv[1:])
     return " ".join(["harness", *(word if _PLAIN.fullmatch(word) else shlex.quote(word) for word in words)])
 

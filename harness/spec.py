@@ -65,7 +65,7 @@ class Cost(Frozen):
 
 
 class Experiment(Frozen):
-    """A named set of grids, the table that tells what came of it, and what it costs.
+    """A named set of grids, the table of its results, and what it costs.
 
     The scores to expect are those of `configs/published` that name the experiment.
     """

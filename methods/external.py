@@ -1,4 +1,4 @@
-"""Masks or score maps of a folder, made by anybody: scored, refined and verified like everybody else's."""
+"""Masks or score maps of a folder, of any origin: scored, refined and verified like all others."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def affinities(picture: Tensor, dilations: Sequence[int]) -> Tensor:
 
     Parameters
     ----------
-    picture : Tensor
+    image : Tensor
         (3, H, W) float, of any range.
     dilations : sequence of int
 

@@ -43,7 +43,7 @@ class PAR(PAMR):
     cite = "ru2022afa"
     expected_failures: ClassVar[Mapping[str, str]] = {
         "stays_probable": "its weights sum to 1.01, as the authors' do",
-        "constant_picture": "its weights sum to 1.01, as the authors' do",
+        "constant_image": "its weights sum to 1.01, as the authors' do",
     }
     Params = PARParams
 

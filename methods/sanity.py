@@ -74,7 +74,7 @@ class LabelPrior(_Untrained):
 
     name = "sanity-labels"
     expected_failures = _Untrained.expected_failures | {
-        "probabilities_add_up": "frequencies of labels, of which a picture may have several"
+        "probabilities_add_up": "frequencies of labels, of which an image may have several"
     }
     supervision = ("image_labels",)
 

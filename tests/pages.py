@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.report.dataframe import frame
 from harness.report.html import write_page
-from harness.report.pictures import Picture
+from harness.report.overlays import PageImage
 from harness.report.tables import comparison
 from harness.results.store import Store
 
@@ -58,7 +58,7 @@ def many(count: int) -> list[dict[str, Any]]:
     return records
 
 
-def pictures(count: int) -> list[Picture]:
+def images(count: int) -> list[PageImage]:
     """Small photos of noise, each with a square of class 1 as ground truth and one of class 2 as a method's mask."""
     noise = np.random.default_rng(0)
     made = []
@@ -67,11 +67,11 @@ def pictures(count: int) -> list[Picture]:
         masks[0, 5:20, 5:20], masks[1, 10:30, 10:30] = 1, 2
         photo = noise.integers(0, 255, (40, 60, 3), np.uint8)
         overlays = [("ground truth", masks[0]), ("cam BPM", masks[1])]
-        made.append(Picture(f"<i>{number}</i>", "toy, val", photo, overlays, ("background", "kite", "shell")))
+        made.append(PageImage(f"<i>{number}</i>", "toy, val", photo, overlays, ("background", "kite", "shell")))
     return made
 
 
-def page(path: Path, records: Iterable[dict[str, Any]], shown: Iterable[Picture] = ()) -> Path:
+def page(path: Path, records: Iterable[dict[str, Any]], shown: Iterable[PageImage] = ()) -> Path:
     """Write the page of some records."""
     results = frame(records)
     write_page(path, "Results", comparison(results), results, shown)

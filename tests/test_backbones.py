@@ -50,15 +50,15 @@ def test_a_feature_stands_where_its_patch_is() -> None:
     for block in backbone.net.blocks:  # no mixing between patches
         torch.nn.init.zeros_(block.attn.proj.weight)
         torch.nn.init.zeros_(block.attn.proj.bias)
-    picture = torch.full((1, 3, 64, 96), 0.5)
-    changed = picture.clone()
+    image = torch.full((1, 3, 64, 96), 0.5)
+    changed = image.clone()
     changed[:, :, 16:32, 64:80] = 1.0
     with torch.no_grad():
-        moved = (backbone(changed) - backbone(picture)).abs().sum(1)[0] > 1e-4
+        moved = (backbone(changed) - backbone(image)).abs().sum(1)[0] > 1e-4
     assert moved.nonzero().tolist() == [[1, 4]]
 
 
-def test_pictures_are_normalised_as_the_weights_expect() -> None:
+def test_images_are_normalised_as_the_weights_expect() -> None:
     backbone = build_backbone("test_vit", Weights("random"))
     assert backbone.mean.flatten().tolist() == pytest.approx(list(backbone.net.pretrained_cfg["mean"]))
     assert "mean" not in backbone.state_dict()

@@ -7,8 +7,8 @@ from harness.bootstrap import interval, paired_difference, resample
 from harness.metrics import mean_iou
 
 
-def _counts(rng: np.random.Generator, skill: float, pictures: int = 200) -> np.ndarray:
-    true = rng.integers(50, 100, (pictures, 3))
+def _counts(rng: np.random.Generator, skill: float, images: int = 200) -> np.ndarray:
+    true = rng.integers(50, 100, (images, 3))
     right = (true * np.clip(rng.normal(skill, 0.1, true.shape), 0, 1)).astype(int)
     return np.stack([right, true, true], -1)
 
@@ -21,7 +21,7 @@ def test_resampling_is_repeatable_and_centred() -> None:
 
 
 def test_one_resample_by_hand() -> None:
-    counts = _counts(np.random.default_rng(1), 0.5, pictures=7)
+    counts = _counts(np.random.default_rng(1), 0.5, images=7)
     times = np.random.default_rng(3).multinomial(7, np.full(7, 1 / 7), 1)[0]
     drawn = np.repeat(counts, times, 0)
     assert resample(counts, resamples=1, seed=3)[0] == pytest.approx(float(mean_iou(drawn.sum(0))))

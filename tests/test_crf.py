@@ -22,15 +22,15 @@ def test_the_preset_is_the_official_one() -> None:
     }  # fmt: skip
 
 
-def test_labels_move_to_the_edges_of_the_picture() -> None:
-    picture = np.zeros((40, 40, 3), np.uint8)
-    picture[:, 20:] = 255
+def test_labels_move_to_the_edges_of_the_image() -> None:
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[:, 20:] = 255
     foreground = np.zeros((40, 40), np.float32)
     foreground[:, 17:] = 0.7
     foreground[:, :17] = 0.3
-    refined = dense_crf(picture, np.stack([1 - foreground, foreground]), PARAMS)
+    refined = dense_crf(image, np.stack([1 - foreground, foreground]), PARAMS)
     assert refined.sum(0) == pytest.approx(np.ones((40, 40)), abs=1e-4)
-    assert (refined.argmax(0) == (picture[..., 0] > 0)).all()
+    assert (refined.argmax(0) == (image[..., 0] > 0)).all()
 
 
 def test_one_channel_is_returned_as_it_is() -> None:
@@ -38,10 +38,10 @@ def test_one_channel_is_returned_as_it_is() -> None:
     assert dense_crf(np.zeros((4, 4, 3), np.uint8), alone, PARAMS) is alone
 
 
-def test_a_read_only_picture_is_fine() -> None:
-    picture = np.zeros((8, 8, 3), np.uint8)
-    picture.flags.writeable = False
-    assert dense_crf(picture, np.full((2, 8, 8), 0.5, np.float32), PARAMS).shape == (2, 8, 8)
+def test_a_read_only_image_is_fine() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    image.flags.writeable = False
+    assert dense_crf(image, np.full((2, 8, 8), 0.5, np.float32), PARAMS).shape == (2, 8, 8)
 
 
 @pytest.mark.parametrize("preset", Registry().names("crf"))
@@ -74,14 +74,14 @@ def test_leaving_closed_classes_out_changes_less_than_one_label_in_ten_thousand(
 def test_labels_as_unary_forget_how_sure_the_scores_were() -> None:
     params = PARAMS.model_copy(update={"unary": "labels"})
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)
+    image = rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)
     sure = np.zeros((2, 20, 20), np.float32)
     sure[0, :, :9], sure[1, :, 9:] = 1, 1
     unsure = sure * 0.02 + 0.49
-    assert (dense_crf(picture, sure, params) == dense_crf(picture, unsure, params)).all()
-    assert not (dense_crf(picture, sure, PARAMS) == dense_crf(picture, unsure, PARAMS)).all()
+    assert (dense_crf(image, sure, params) == dense_crf(image, unsure, params)).all()
+    assert not (dense_crf(image, sure, PARAMS) == dense_crf(image, unsure, PARAMS)).all()
 
 
-def test_the_mean_subtracted_picture_wraps_around() -> None:
+def test_the_mean_subtracted_image_wraps_around() -> None:
     pixel = np.array([[[130, 100, 104]]], np.uint8)  # R, G, B
     assert _mean_subtracted(pixel).tolist() == [[[0, 256 - 16, 7]]]

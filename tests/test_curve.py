@@ -11,22 +11,22 @@ from harness.stages.select import average_precision as ranking_precision
 CLASSES = 4
 
 
-def _pictures() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _images() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Scores on the bins' own grid, open classes, and truth with pixels that do not count."""
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for number, classes in enumerate(([1, 3], [2], [], [1, 2, 3])):
         truth = rng.integers(-1, CLASSES, (20, 17 + number))
         noise = rng.integers(0, STEPS + 1, (len(classes), *truth.shape))
         scored = np.where(truth == np.reshape(classes, (-1, 1, 1)), (noise + STEPS) // 2, noise) / STEPS
-        pictures.append((scored.astype(np.float64), np.array(classes, int), truth))
-    return pictures
+        images.append((scored.astype(np.float64), np.array(classes, int), truth))
+    return images
 
 
 def test_average_precision_equals_scikit_learns() -> None:
     curve = Curve(CLASSES)
     all_true, all_scores = [], []
-    for scored, classes, truth in _pictures():
+    for scored, classes, truth in _images():
         curve.add(scored, classes, truth)
         full = np.zeros((CLASSES, *truth.shape))
         full[classes] = scored
@@ -40,11 +40,11 @@ def test_average_precision_equals_scikit_learns() -> None:
 
 def test_the_sweep_equals_thresholding_again_and_again() -> None:
     curve = Curve(CLASSES)
-    for picture in _pictures():
-        curve.add(*picture)
+    for image in _images():
+        curve.add(*image)
     for step in (0, 25, 40, 99):
         matrices = []
-        for scored, classes, truth in _pictures():
+        for scored, classes, truth in _images():
             channels = np.concatenate([np.full((1, *truth.shape), step / STEPS), scored])
             mask = np.array([0, *classes])[channels.argmax(0)]
             matrices.append(confusion(np.where(truth < 0, 255, truth), mask, range(CLASSES)))

@@ -107,4 +107,4 @@ def test_a_long_temporary_folder_is_refused_before_ray_starts(tmp_path: Path, mo
     assert found.returncode == 3
     assert "too long for Ray's sockets" in found.stderr.splitlines()[-1]
     (ray,) = [check for check in examine() if check.name == "ray"]
-    assert (ray.state, ray.mend) == ("bad", "set RAY_TMPDIR=/tmp")
+    assert (ray.state, ray.remedy) == ("bad", "set RAY_TMPDIR=/tmp")

@@ -56,7 +56,7 @@ def test_the_original_beside_the_maintained_one(tmp_path: Path, name: str, numbe
     assert found["state"] == "bad"
     assert found["finding"].startswith("doubled: ")
     assert f"{name} {number}" in found["finding"]
-    assert found["mend"] == f"{AGAIN} {name}, {INSTALL}"
+    assert found["remedy"] == f"{AGAIN} {name}, {INSTALL}"
 
 
 def test_a_version_that_was_not_tried(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_version_that_was_not_tried(tmp_path: Path) -> None:
     assert found["state"] == "bad"
     assert "onedl-mmcv 2.0.0" in found["finding"]
     assert "(needs onedl-mmcv==2.3.6)" in found["finding"]
-    assert found["mend"] == f"{AGAIN}, {INSTALL}"
+    assert found["remedy"] == f"{AGAIN}, {INSTALL}"
 
 
 def test_two_versions_of_one_distribution_in_one_folder(tmp_path: Path) -> None:
@@ -76,19 +76,19 @@ def test_two_versions_of_one_distribution_in_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "mend"),
+    ("error", "remedy"),
     [
         ("No module named 'mmcv._ext'", f"{AGAIN}, {INSTALL}"),
         ("libGL.so.1: cannot open", "pip uninstall opencv-python, then pip install opencv-python-headless"),
     ],
 )
-def test_an_mmcv_that_does_not_import(tmp_path: Path, error: str, mend: str) -> None:
+def test_an_mmcv_that_does_not_import(tmp_path: Path, error: str, remedy: str) -> None:
     (tmp_path / "mmcv").mkdir()
     (tmp_path / "mmcv" / "__init__.py").write_text(f"raise ImportError({error!r})\n")
     found = examined("_verifier", tmp_path)
     assert found["state"] == "bad"
     assert found["finding"].endswith(f"but no DeepLabV2: ImportError: {error}")
-    assert found["mend"] == mend
+    assert found["remedy"] == remedy
 
 
 def test_a_torch_that_pip_does_not_know(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_torch_that_pip_does_not_know(tmp_path: Path) -> None:
     feign(tmp_path, "torch", "2.4.1")
     found = examined("_torch", tmp_path)
     assert found["finding"] == f"doubled: {torch.__version__} is imported, pip knows 2.4.1 too"
-    assert found["mend"].startswith(
+    assert found["remedy"].startswith(
         "pip uninstall torch, until none is left; then pip install -c constraints.txt torch"
     )
 
@@ -110,7 +110,7 @@ def test_a_torch_too_old_or_too_new_for_torchvision(tmp_path: Path, wanted: str)
     found = examined("_torchvision", tmp_path)
     assert found["state"] == "bad"
     assert found["finding"] == f"0.99.0 is for torch =={wanted}, and torch is {torch.__version__}"
-    assert found["mend"] == "pip install -c constraints.txt torch torchvision"
+    assert found["remedy"] == "pip install -c constraints.txt torch torchvision"
 
 
 def test_a_torch_older_than_the_harness_needs(tmp_path: Path) -> None:

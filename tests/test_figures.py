@@ -28,7 +28,7 @@ from harness.report.figures import (
     Drawn,
     class_bars,
     confusion_matrix,
-    extreme_pictures,
+    extreme_images,
     heatmaps_figure,
     learning_curves,
     parameters_figure,
@@ -64,7 +64,7 @@ class Tiny(Dataset):
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
-    """Three pictures of 2 x 4 pixels."""
+    """Three images of 2 x 4 pixels."""
     (tmp_path / "tiny").mkdir()
     dataset = Tiny(tmp_path / "tiny")
     for number, (image_id, mask) in enumerate(TRUTH.items()):
@@ -134,7 +134,7 @@ def headings(figure: Any) -> list[str]:
     return [axis.get_title() for axis in figure.axes if axis.get_title()]
 
 
-def pictures(figure: Any, column: int) -> list[np.ndarray]:
+def images(figure: Any, column: int) -> list[np.ndarray]:
     """Return what is drawn in a column of panels, top to bottom."""
     columns = figure.axes[0].get_subplotspec().get_gridspec().ncols
     panels = [axis for axis in figure.axes if axis.get_subplotspec() and axis.get_label() != "<colorbar>"]
@@ -220,36 +220,36 @@ def test_figure_4_draws_each_present_class_the_argmax_and_what_refines_it(
     add(store, "vitpcm", GOOD)
     add(store, "vitpcm", BAD, refine="crf:vitpcm")
     add(store, "cam", BAD)
-    result = heatmaps_figure(rows(store), tiny, store, tmp_path / "h", "val", pictures=["b", "c"])
+    result = heatmaps_figure(rows(store), tiny, store, tmp_path / "h", "val", images=["b", "c"])
     figure = drawn(result)
     assert headings(figure) == [
-        "picture", "background", "shell", "argmax", "+crf:vitpcm", "ground truth", "background", "kite", "shell",
+        "image", "background", "shell", "argmax", "+crf:vitpcm", "ground truth", "background", "kite", "shell",
     ]  # fmt: skip
     heats = [axis.images[1].get_array() for axis in figure.axes if len(axis.images) == 2]
     assert len(heats) == 5
     assert np.asarray(heats[0])[:, [0, 3]] == pytest.approx(np.array([[1, 0]] * 2))  # background: 4 and 0 over 4
     assert np.asarray(heats[3])[:, [0, 3]] == pytest.approx(np.array([[0.5, 1]] * 2))  # kite: 1 and 2 over 2
     for column, masks in ((4, GOOD), (5, BAD), (6, TRUTH)):
-        for shown, image_id in zip(pictures(figure, column), ("b", "c"), strict=True):
+        for shown, image_id in zip(images(figure, column), ("b", "c"), strict=True):
             assert np.array_equal(shown, PALETTE[np.array(masks[image_id])])
     assert result.left_out == ("scores less: cam",)
 
 
-def test_figure_6_has_a_line_for_each_picture_and_a_column_for_each_method(
+def test_figure_6_has_a_line_for_each_image_and_a_column_for_each_method(
     store: Store, tiny: Tiny, tmp_path: Path
 ) -> None:
     add(store, "cam", BAD)
     add(store, "vitpcm", GOOD)
     results = rows(store)
-    figure = drawn(qualitative_figure(results, tiny, store, tmp_path / "q", "val", pictures=["c", "a"]))
-    assert headings(figure) == ["picture", "ground truth", "vitpcm", "cam"]  # the better first
+    figure = drawn(qualitative_figure(results, tiny, store, tmp_path / "q", "val", images=["c", "a"]))
+    assert headings(figure) == ["image", "ground truth", "vitpcm", "cam"]  # the better first
     for column, masks in ((1, TRUTH), (2, GOOD), (3, BAD)):
-        for shown, image_id in zip(pictures(figure, column), ("c", "a"), strict=True):
+        for shown, image_id in zip(images(figure, column), ("c", "a"), strict=True):
             assert np.array_equal(shown, PALETTE[np.array(masks[image_id])])
     (colours,) = figure.legends
     assert [text.get_text() for text in colours.texts] == ["background", "kite", "shell", "not labelled"]
-    with pytest.raises(UserError, match=r"no picture 'd' was scored on val: known: a, b, c"):
-        qualitative_figure(results, tiny, store, tmp_path / "q", "val", pictures=["d"])
+    with pytest.raises(UserError, match=r"no image 'd' was scored on val: known: a, b, c"):
+        qualitative_figure(results, tiny, store, tmp_path / "q", "val", images=["d"])
 
     def lot(seed: int) -> list[str]:
         figure = qualitative_figure(results, tiny, store, tmp_path / "q", "val", count=2, seed=seed).figure
@@ -259,12 +259,12 @@ def test_figure_6_has_a_line_for_each_picture_and_a_column_for_each_method(
     assert len({tuple(lot(seed)) for seed in range(6)}) > 1
 
 
-def test_extremes_are_by_the_pictures_own_score_and_each_picture_is_there_once(
+def test_extremes_are_by_the_images_own_score_and_each_image_is_there_once(
     store: Store, tiny: Tiny, tmp_path: Path
 ) -> None:
     add(store, "vitpcm", GOOD)
     add(store, "cam", BAD)
-    figure = drawn(extreme_pictures(rows(store), tiny, store, tmp_path / "e", "val", count=1))
+    figure = drawn(extreme_images(rows(store), tiny, store, tmp_path / "e", "val", count=1))
     assert [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()] == ["best\nc", "worst\na", "disagree\nb"]
     # a: kite 0 and background 1/2; b: kite and shell 0, background 1.
     assert [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel()] == [
@@ -272,7 +272,7 @@ def test_extremes_are_by_the_pictures_own_score_and_each_picture_is_there_once(
     ]  # fmt: skip
     alone = rows(store)
     alone = alone[alone.method == "cam"]
-    assert extreme_pictures(alone, tiny, store, tmp_path / "e", "val", 1).left_out == (
+    assert extreme_images(alone, tiny, store, tmp_path / "e", "val", 1).left_out == (
         "there is one method only: disagreement",
     )
 
@@ -357,7 +357,7 @@ FIGURES: dict[str, Figure] = {
     "bars": lambda found, _, __, path: class_bars(found, path, "val"),
     "heatmaps": lambda found, data, store, path: heatmaps_figure(found, data, store, path, "val"),
     "qualitative": lambda found, data, store, path: qualitative_figure(found, data, store, path, "val"),
-    "extremes": lambda found, data, store, path: extreme_pictures(found, data, store, path, "val"),
+    "extremes": lambda found, data, store, path: extreme_images(found, data, store, path, "val"),
     "learning": lambda found, _, store, path: learning_curves(found, path),
     "thresholds": lambda found, _, store, path: threshold_curves(found, store, path, "val"),
     "confusion": lambda found, _, store, path: confusion_matrix(found, store, path, "val"),
@@ -418,7 +418,7 @@ def test_one_damaged_mask_is_left_out_and_the_rest_is_drawn(store: Store, tiny: 
     add(store, "vitpcm", GOOD)
     add(store, "cam", BAD)
     (store.need("mask", digest(["cam", 0, "none"])).path / "a.png").write_bytes(b"")
-    result = qualitative_figure(rows(store), tiny, store, tmp_path / "q", "val", pictures=["a", "b"])
+    result = qualitative_figure(rows(store), tiny, store, tmp_path / "q", "val", images=["a", "b"])
     drawn(result)
     assert result.left_out == ("no mask artefact: cam",)
 

@@ -90,10 +90,10 @@ def test_waste_is_listed_then_removed_and_nothing_else(store: Store, here: Run) 
     assert "no cell that is done needs it" in shown.stdout
     assert "still there: the same with --yes removes it" in shown.stderr
     assert everything(store) == before
-    told = json.loads(here("gc", "--json").stdout)
-    assert (told["removed"], told["by_kind"]["fit"] > 1000) == (False, True)
+    shown = json.loads(here("gc", "--json").stdout)
+    assert (shown["removed"], shown["by_kind"]["fit"] > 1000) == (False, True)
     done = json.loads(here("gc", "--yes", "--json").stdout)
-    assert done == told | {"removed": True}
+    assert done == shown | {"removed": True}
     assert everything(store) == needed | kept
     assert {name: content for name, content in tree(store.root).items() if "just_now" not in name} == records
     assert "nothing to remove" in here("gc", "--yes").stderr

@@ -18,7 +18,7 @@ from harness.report.dataframe import load_results
 from harness.report.formats import csv_text
 from harness.report.html import EMBEDDED, page_title, write_page
 from harness.report.tables import comparison
-from tests.pages import CLASSES, DEMO, HOSTILE, hostile, many, page, pictures, real
+from tests.pages import CLASSES, DEMO, HOSTILE, hostile, images, many, page, real
 
 
 class Reader(HTMLParser):
@@ -51,7 +51,7 @@ def embedded(reader: Reader) -> dict[str, dict[str, object]]:
 
 
 def test_what_looks_like_markup_stays_text(tmp_path: Path) -> None:
-    text = page(tmp_path / "report.html", hostile(), pictures(2)).read_text()
+    text = page(tmp_path / "report.html", hostile(), images(2)).read_text()
     reader = Reader(text)
     assert HOSTILE not in text
     assert "&lt;b&gt;x&lt;/b&gt;&lt;script&gt;" in text
@@ -64,7 +64,7 @@ def test_what_looks_like_markup_stays_text(tmp_path: Path) -> None:
 
 
 def test_nothing_on_the_page_comes_from_elsewhere(tmp_path: Path) -> None:
-    reader = Reader(page(tmp_path / "report.html", hostile(), pictures(EMBEDDED + 2)).read_text())
+    reader = Reader(page(tmp_path / "report.html", hostile(), images(EMBEDDED + 2)).read_text())
     addresses = [
         value or "" for _, attributes in reader.tags for name, value in attributes.items()
         if name in ("src", "href", "srcset", "action", "poster", "data")
@@ -77,14 +77,14 @@ def test_nothing_on_the_page_comes_from_elsewhere(tmp_path: Path) -> None:
 
 
 def test_the_same_records_are_the_same_bytes(tmp_path: Path) -> None:
-    first = page(tmp_path / "one" / "report.html", hostile(), pictures(EMBEDDED + 1))
-    second = page(tmp_path / "two" / "report.html", hostile(), pictures(EMBEDDED + 1))
+    first = page(tmp_path / "one" / "report.html", hostile(), images(EMBEDDED + 1))
+    second = page(tmp_path / "two" / "report.html", hostile(), images(EMBEDDED + 1))
     assert first.read_bytes() == second.read_bytes()
-    files = sorted(path.name for path in (tmp_path / "one" / "report-pictures").iterdir())
+    files = sorted(path.name for path in (tmp_path / "one" / "report-images").iterdir())
     assert files == ["0036-0.jpeg", "0036-1.png", "0036-2.png"]
     for name in files:
-        assert (first.parent / "report-pictures" / name).read_bytes() == (
-            second.parent / "report-pictures" / name
+        assert (first.parent / "report-images" / name).read_bytes() == (
+            second.parent / "report-images" / name
         ).read_bytes()
 
 
@@ -137,8 +137,8 @@ def test_two_thousand_records_are_a_page_of_a_few_megabytes(tmp_path: Path) -> N
 
 
 def test_an_overlay_has_the_colours_of_its_classes_and_a_clear_background(tmp_path: Path) -> None:
-    page(tmp_path / "report.html", real(), pictures(EMBEDDED + 1))
-    overlay = Image.open(tmp_path / "report-pictures" / "0036-2.png").convert("RGBA")
+    page(tmp_path / "report.html", real(), images(EMBEDDED + 1))
+    overlay = Image.open(tmp_path / "report-images" / "0036-2.png").convert("RGBA")
     assert overlay.getpixel((0, 0))[3] == 0  # type: ignore[index]
     assert overlay.getpixel((15, 15)) == (*voc_palette()[6:9], 255)
 

@@ -18,8 +18,8 @@ from harness.stages import SHARD
 from harness.stages.score import read_scores
 
 
-def test_a_later_shard_is_refined_by_its_own_pictures(tmp_path: Path) -> None:
-    """Each picture has its edge elsewhere, and the CRF moves the border of the object to it."""
+def test_a_later_shard_is_refined_by_its_own_images(tmp_path: Path) -> None:
+    """Each image has its edge elsewhere, and the CRF moves the border of the object to it."""
     root, columns = tmp_path / "data", np.arange(16)
     ids = [f"{number:03d}" for number in range(SHARD + 2)]
     for name in ("images", "masks"):

@@ -103,7 +103,7 @@ def test_a_folder_and_every_archive_of_it_arrive_byte_for_byte(other: Store, tmp
     assert not list((store.root / "work").iterdir())
     for record in store.records():
         if record["status"] == "done":
-            assert split_confusions(store, record["artefacts"]["splits"]["val"]).pictures == 1
+            assert split_confusions(store, record["artefacts"]["splits"]["val"]).images == 1
 
 
 def test_two_machines_come_together_and_a_second_merge_changes_nothing(
@@ -170,9 +170,9 @@ def test_every_conflict_is_named_and_nothing_is_written(here_store: Store, other
     assert same not in found.stderr
     assert len(lines) == 4
     assert snapshot(here_store.root) == before
-    told = here("merge", "other", "--dry-run", "--json")
-    assert told.returncode == 2
-    assert len(json.loads(told.stdout)["conflicts"]) == 2
+    answer = here("merge", "other", "--dry-run", "--json")
+    assert answer.returncode == 2
+    assert len(json.loads(answer.stdout)["conflicts"]) == 2
 
 
 def test_two_sources_contradict_each_other_where_there_is_no_store_yet(
@@ -276,9 +276,9 @@ def test_a_damaged_artefact_is_left_out_and_said_and_the_rest_arrives(
     assert store.artefact("labels", keys(1)["labels"])
     assert store.record(key)
     assert not list((store.root / "work").iterdir())
-    mended = Store(tmp_path / "mended", create=True)
-    add_cell(mended, 1)
-    assert merge(store.root, other.root, mended.root).left_out == {}
+    repaired = Store(tmp_path / "repaired", create=True)
+    add_cell(repaired, 1)
+    assert merge(store.root, other.root, repaired.root).left_out == {}
     assert store.need("fit", keys(1)["fit"]).file("model.safetensors").read_bytes() == b"weightsweights"
 
 
@@ -676,15 +676,15 @@ def test_a_dry_run_says_what_would_come_and_writes_nothing(other: Store, tmp_pat
     key = add_cell(other, 1)
     found = here("merge", "other", "--dry-run", "--json")
     assert found.returncode == 0
-    told = json.loads(found.stdout)
-    assert told["records"] == {"new": [key], "replaced": [], "kept": []}
-    assert told["artefacts"] == sorted(f"{stage}/{key}" for stage, key in keys(1).items())
+    answer = json.loads(found.stdout)
+    assert answer["records"] == {"new": [key], "replaced": [], "kept": []}
+    assert answer["artefacts"] == sorted(f"{stage}/{key}" for stage, key in keys(1).items())
     assert "would be merged into results: 1 new records, 0 in place of a failure, 3 artefacts" in found.stderr
     assert not (tmp_path / "results").exists()
     done = here("merge", "other", "--json")
-    assert json.loads(done.stdout) == told | {"dry_run": False}
+    assert json.loads(done.stdout) == answer | {"dry_run": False}
     size = sum(len(content) for name, content in tree(tmp_path / "results", ("artefacts",)).items())
-    assert told["bytes"] == size
+    assert answer["bytes"] == size
 
 
 def test_runs_of_two_machines_are_one_run_after_merging(here: Run, tmp_path: Path) -> None:
@@ -701,6 +701,6 @@ def test_runs_of_two_machines_are_one_run_after_merging(here: Run, tmp_path: Pat
     assert {path.parent.name + path.name for path in (tmp_path / "all").glob("artefacts/*/*")} == {
         path.parent.name + path.name for path in (tmp_path / "one").glob("artefacts/*/*")
     }
-    tables = [here("report", "--results", name, "--pictures", "0", "--no-figures").stdout for name in ("all", "one")]
+    tables = [here("report", "--results", name, "--images", "0", "--no-figures").stdout for name in ("all", "one")]
     assert tables[0] == tables[1]
     assert "sanity-random" in tables[0]

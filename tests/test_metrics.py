@@ -62,7 +62,7 @@ def test_objects_by_hand() -> None:
     three = object_jaccard(Confusions.gather([confusion(TRUTH, PREDICTION, [0, 1, 2]), empty, one], 3))
     assert np.isnan(three[1]).all()
     assert np.isnan(three[2, 1])
-    assert mean_over_objects(three) == pytest.approx((1 / 3 + 2 / 3) / 2)  # a picture without objects does not count
+    assert mean_over_objects(three) == pytest.approx((1 / 3 + 2 / 3) / 2)  # an image without objects does not count
 
 
 def test_any_class_is_foreground_to_an_object() -> None:
@@ -91,10 +91,10 @@ def test_a_class_in_neither_truth_nor_prediction_does_not_count() -> None:
     assert scores["miou"] == pytest.approx(1 / 3)
 
 
-def test_matrices_of_pictures_add_up_before_anything_is_divided() -> None:
+def test_matrices_of_images_add_up_before_anything_is_divided() -> None:
     first, second = confusion(TRUTH, PREDICTION, [0, 1, 2]), confusion(PREDICTION, PREDICTION, [0, 1, 2])
     apart, together = scores_of(first, second), scores_of(first + second)
-    del apart["objects"], together["objects"]  # a mean over pictures
+    del apart["objects"], together["objects"]  # a mean over images
     assert apart == together
 
 
@@ -140,7 +140,7 @@ def test_every_definition_of_miou_by_hand(definition: str, expected: float) -> N
 
 
 def _shifted_pairs(folder: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """True masks, and as predictions those of the next picture, moved and cut to size."""
+    """True masks, and as predictions those of the next image, moved and cut to size."""
     truths = [open_mask(path) for path in sorted((folder).glob("SegmentationClass*/*.png"))[:20]]
     following = zip(truths, [*truths[1:], truths[0]], strict=True)
     return truths, [np.resize(np.roll(next_, 7), truth.shape) for truth, next_ in following]
@@ -186,7 +186,7 @@ def test_sparse_matrices_keep_everything(tmp_path: Path) -> None:
     joined = Confusions.join([first, second])
     joined.save(tmp_path / "all.npy")
     loaded = Confusions.load(tmp_path / "all.npy")
-    assert loaded.pictures == 5
+    assert loaded.images == 5
     assert (loaded.total() == sum(dense)).all()
     counts = loaded.counts()
     for number, matrix in enumerate(dense):
@@ -195,21 +195,21 @@ def test_sparse_matrices_keep_everything(tmp_path: Path) -> None:
         assert (counts[number, :, 2] == matrix[:, :5].sum(0)).all()
 
 
-def test_pictures_without_a_counted_pixel_keep_their_place() -> None:
+def test_images_without_a_counted_pixel_keep_their_place() -> None:
     nothing = confusion(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8), [0, 1])
     confusions = Confusions.gather([nothing, confusion(TRUTH, PREDICTION, [0, 1]), nothing], 2)
-    assert confusions.pictures == 3
+    assert confusions.images == 3
     assert np.isnan(mean_iou(confusions.counts())).tolist() == [True, False, True]
 
 
 def test_all_of_train_aug_is_small_and_quick(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures, per_picture = 10_582, 12
+    images, per_image = 10_582, 12
     entries = np.column_stack([
-        np.repeat(np.arange(pictures), per_picture), rng.integers(0, 21, (pictures * per_picture, 2)),
-        rng.integers(1, 50_000, pictures * per_picture),
+        np.repeat(np.arange(images), per_image), rng.integers(0, 21, (images * per_image, 2)),
+        rng.integers(1, 50_000, images * per_image),
     ]).astype(np.int32)  # fmt: skip
-    Confusions(entries, pictures, 21).save(tmp_path / "confusion.npy")
+    Confusions(entries, images, 21).save(tmp_path / "confusion.npy")
     assert (tmp_path / "confusion.npy").stat().st_size < 100e6
     started = time.process_time()
     loaded = Confusions.load(tmp_path / "confusion.npy")

@@ -16,13 +16,13 @@ from harness.data.base import open_mask
 from tests.conftest import Run
 
 
-def refine(picture: np.ndarray, mask: np.ndarray, dilations: Sequence[int] = (1,), iterations: int = 1) -> np.ndarray:
-    return PAMR(PAMRParams(dilations=tuple(dilations), iterations=iterations)).refine(picture, mask)
+def refine(image: np.ndarray, mask: np.ndarray, dilations: Sequence[int] = (1,), iterations: int = 1) -> np.ndarray:
+    return PAMR(PAMRParams(dilations=tuple(dilations), iterations=iterations)).refine(image, mask)
 
 
-def by_loops(picture: np.ndarray, mask: np.ndarray, dilations: Sequence[int], iterations: int) -> np.ndarray:
+def by_loops(image: np.ndarray, mask: np.ndarray, dilations: Sequence[int], iterations: int) -> np.ndarray:
     """Refine pixel by pixel, in float64, from the definition."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
 
     def around(y: int, x: int, centre: bool) -> list[tuple[int, int]]:
         return [
@@ -33,7 +33,7 @@ def by_loops(picture: np.ndarray, mask: np.ndarray, dilations: Sequence[int], it
             if centre or (down, right) != (0, 0)
         ]
 
-    now, colours = mask.astype(np.float64), picture.astype(np.float64)
+    now, colours = mask.astype(np.float64), image.astype(np.float64)
     for _ in range(iterations):
         before, now = now, np.empty_like(now)
         for y in range(height):
@@ -47,10 +47,10 @@ def by_loops(picture: np.ndarray, mask: np.ndarray, dilations: Sequence[int], it
     return now
 
 
-def a_picture(height: int, width: int) -> np.ndarray:
+def an_image(height: int, width: int) -> np.ndarray:
     """Draw two colours with noise, so that both near and far colours occur."""
-    picture = np.where(np.arange(width)[:, None] < width // 2, [40, 90, 200], [180, 120, 60])
-    return (picture + np.random.default_rng(0).integers(-20, 20, (height, width, 3))).astype(np.uint8)
+    image = np.where(np.arange(width)[:, None] < width // 2, [40, 90, 200], [180, 120, 60])
+    return (image + np.random.default_rng(0).integers(-20, 20, (height, width, 3))).astype(np.uint8)
 
 
 def probabilities(channels: int, height: int, width: int) -> np.ndarray:
@@ -63,9 +63,9 @@ def probabilities(channels: int, height: int, width: int) -> np.ndarray:
     [((9, 11), (1,), 1), ((9, 11), (1, 2, 4, 8, 12, 24), 3), ((3, 2), (2, 5), 2), ((1, 1), (1, 3), 1)],
 )
 def test_it_is_what_the_definition_says(size: tuple[int, int], dilations: tuple[int, ...], iterations: int) -> None:
-    picture, mask = a_picture(*size), probabilities(3, *size)
-    expected = by_loops(picture, mask, dilations, iterations)
-    assert refine(picture, mask, dilations, iterations) == pytest.approx(expected, abs=2e-6)
+    image, mask = an_image(*size), probabilities(3, *size)
+    expected = by_loops(image, mask, dilations, iterations)
+    assert refine(image, mask, dilations, iterations) == pytest.approx(expected, abs=2e-6)
 
 
 def test_the_defaults_are_the_authors() -> None:
@@ -75,31 +75,31 @@ def test_the_defaults_are_the_authors() -> None:
 
 
 def test_on_one_colour_each_pixel_becomes_the_mean_of_its_neighbours_and_borders_are_repeated() -> None:
-    picture = np.full((3, 3, 3), 77, np.uint8)
+    image = np.full((3, 3, 3), 77, np.uint8)
     middle, corner = np.zeros((2, 1, 3, 3), np.float32)
     middle[0, 1, 1] = corner[0, 0, 0] = 1
-    assert (8 * refine(picture, middle)).tolist() == [[[1, 1, 1], [1, 0, 1], [1, 1, 1]]]
+    assert (8 * refine(image, middle)).tolist() == [[[1, 1, 1], [1, 0, 1], [1, 1, 1]]]
     # The corner is three of its own neighbours, two of those beside it, and one of the middle's.
-    assert (8 * refine(picture, corner)).tolist() == [[[3, 2, 0], [2, 1, 0], [0, 0, 0]]]
+    assert (8 * refine(image, corner)).tolist() == [[[3, 2, 0], [2, 1, 0], [0, 0, 0]]]
 
 
-def test_an_edge_of_the_picture_stops_the_spreading() -> None:
+def test_an_edge_of_the_image_stops_the_spreading() -> None:
     """Next to it, three of nine pixels are the other colour: deviation 255 / 2, so that they are 20 units away."""
-    picture = np.zeros((3, 6, 3), np.uint8)
-    picture[:, 3:] = 255
-    weights = affinities(torch.tensor(picture).permute(2, 0, 1).float(), (1,))[:, 1, 2]
+    image = np.zeros((3, 6, 3), np.uint8)
+    image[:, 3:] = 255
+    weights = affinities(torch.tensor(image).permute(2, 0, 1).float(), (1,))[:, 1, 2]
     across = math.exp(-20) / (5 + 3 * math.exp(-20))
     there = [2, 4, 7]  # the right column of the eight neighbours, row by row
     assert weights[there].tolist() == pytest.approx([across] * 3, rel=1e-4)
     assert weights.sum().item() == pytest.approx(1)
-    mask = np.stack([picture[..., 0] == 0, picture[..., 0] > 0]).astype(np.float32)
-    assert refine(picture, mask, (1, 2), 10) == pytest.approx(mask, abs=1e-3)
-    assert refine(np.zeros_like(picture), mask, (1, 2), 10)[0, 1, 2] < 0.9
+    mask = np.stack([image[..., 0] == 0, image[..., 0] > 0]).astype(np.float32)
+    assert refine(image, mask, (1, 2), 10) == pytest.approx(mask, abs=1e-3)
+    assert refine(np.zeros_like(image), mask, (1, 2), 10)[0, 1, 2] < 0.9
 
 
 def test_probabilities_stay_probabilities() -> None:
     mask = probabilities(4, 20, 30)
-    refined = refine(a_picture(20, 30), mask, PAMRParams().dilations, 10)
+    refined = refine(an_image(20, 30), mask, PAMRParams().dilations, 10)
     assert (refined.shape, refined.dtype) == (mask.shape, np.float32)
     assert refined.sum(0) == pytest.approx(np.ones((20, 30)), abs=1e-5)
     lowest, highest = mask.min((1, 2)), mask.max((1, 2))
@@ -108,21 +108,21 @@ def test_probabilities_stay_probabilities() -> None:
 
 
 def test_iterations_follow_one_another_and_the_input_stays_as_it_was() -> None:
-    picture, mask = a_picture(12, 10), probabilities(2, 12, 10)
-    picture.flags.writeable = mask.flags.writeable = False
-    twice = refine(picture, refine(picture, mask, (1, 3)), (1, 3))
-    assert refine(picture, mask, (1, 3), iterations=2) == pytest.approx(twice, abs=1e-6)
+    image, mask = an_image(12, 10), probabilities(2, 12, 10)
+    image.flags.writeable = mask.flags.writeable = False
+    twice = refine(image, refine(image, mask, (1, 3)), (1, 3))
+    assert refine(image, mask, (1, 3), iterations=2) == pytest.approx(twice, abs=1e-6)
 
 
 def test_the_order_of_dilations_is_all_one() -> None:
-    picture, mask = a_picture(14, 15), probabilities(2, 14, 15)
-    there, back = (refine(picture, mask, order, 4) for order in ((1, 2, 4, 8), (8, 1, 4, 2)))
+    image, mask = an_image(14, 15), probabilities(2, 14, 15)
+    there, back = (refine(image, mask, order, 4) for order in ((1, 2, 4, 8), (8, 1, 4, 2)))
     assert there == pytest.approx(back, abs=1e-6)
 
 
 def test_no_normalisation_of_the_colours_changes_anything() -> None:
     """Mean and deviation of ImageNet, [0, 1], another gain and offset for each colour, the negative: all the same."""
-    colours = torch.tensor(a_picture(12, 13)).permute(2, 0, 1).float()
+    colours = torch.tensor(an_image(12, 13)).permute(2, 0, 1).float()
     expected = affinities(colours, (1, 2, 4))
     mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     for normalised in ((colours / 255 - mean) / std, colours / 255, 255 - colours):
@@ -135,11 +135,11 @@ def test_a_noisy_mask_gets_better_and_a_shifted_edge_moves_back() -> None:
     rng = np.random.default_rng(2)
     y, x = np.mgrid[:60, :80]
     disc = (y - 30) ** 2 + (x - 40) ** 2 < 18**2
-    picture = np.where(disc[..., None], [200, 80, 60], [60, 120, 90]) + rng.integers(-12, 12, (60, 80, 3))
+    image = np.where(disc[..., None], [200, 80, 60], [60, 120, 90]) + rng.integers(-12, 12, (60, 80, 3))
     for wrong, least in ((disc ^ (rng.random(disc.shape) < 0.2), 0.85), (np.roll(disc, 3, axis=1), 0.99)):
         foreground = np.where(wrong, 0.8, 0.2).astype(np.float32)
         mask = np.stack([1 - foreground, foreground])
-        refined = refine(picture.astype(np.uint8), mask, PAMRParams().dilations, 10).argmax(0) == 1
+        refined = refine(image.astype(np.uint8), mask, PAMRParams().dilations, 10).argmax(0) == 1
         before, after = ((m & disc).sum() / (m | disc).sum() for m in (wrong, refined))
         assert before < 0.82
         assert after > least

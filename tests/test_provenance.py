@@ -6,7 +6,7 @@ from harness import provenance
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "shown"),
     [
         (["run", "--root", "/data/me/voc/"], "harness run --root …/voc"),
         (["run", "--weights=/data/me/w.pt", "--results", "results"], "harness run --weights=…/w.pt --results results"),
@@ -14,6 +14,6 @@ from harness import provenance
         (["run", "--set", "cam.lr=1e-4", "--backbones", "timm:a"], "harness run --set cam.lr=1e-4 --backbones timm:a"),
     ],
 )  # fmt: skip
-def test_a_command_tells_names_and_no_folders(words: list[str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_shows_names_and_no_folders(words: list[str], shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/somewhere/bin/harness", *words])
-    assert provenance.command_line() == told
+    assert provenance.command_line() == shown

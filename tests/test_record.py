@@ -73,8 +73,8 @@ def test_every_status_is_read_reported_exported_and_shown(store: Store, tmp_path
     page = (tmp_path / "page.html").read_text("utf-8")
     assert all(f"because {status}" in page for status in STATUSES if status != "done")
     assert len(export(records, "csv", tmp_path / "csv").read_text("utf-8").splitlines()) == 1 + len(STATUSES)
-    told = json.loads(harness("status", "--results", str(store.root), "--json").stdout)
-    assert {failure["status"] for failure in told["failures"]} == {"failed", "oom", "timeout"}
+    answer = json.loads(harness("status", "--results", str(store.root), "--json").stdout)
+    assert {failure["status"] for failure in answer["failures"]} == {"failed", "oom", "timeout"}
     listed = json.loads(harness("list", "runs", "--results", str(store.root), "--json").stdout)
     assert {row["status"] for row in listed} == set(STATUSES)
     for record in records:
@@ -93,5 +93,5 @@ def test_every_status_is_merged(store: Store, tmp_path: Path, harness: Run) -> N
 
 def test_the_commands_know_no_status_of_their_own() -> None:
     root = Path(__file__).parent.parent / "harness"
-    told = [path for path in root.rglob("*.py") if '("done", "skipped")' in path.read_text("utf-8")]
-    assert [path.name for path in told] == ["record.py"]
+    answer = [path for path in root.rglob("*.py") if '("done", "skipped")' in path.read_text("utf-8")]
+    assert [path.name for path in answer] == ["record.py"]

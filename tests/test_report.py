@@ -79,9 +79,9 @@ def test_unlike_protocols_never_share_a_table() -> None:
     assert len(tables) == 2
     assert all(len(table.rows) == 1 for table in tables)
     assert "background=fixed:0.2" in "".join(table.title for table in tables)
-    other_pictures = record("cam", 0.6)
-    other_pictures["data"]["val"] = "c"
-    assert len(comparison(frame([record("vitpcm", 0.5), other_pictures]))) == 2
+    other_images = record("cam", 0.6)
+    other_images["data"]["val"] = "c"
+    assert len(comparison(frame([record("vitpcm", 0.5), other_images]))) == 2
 
 
 def test_a_score_names_the_records_that_it_comes_from() -> None:
@@ -98,7 +98,7 @@ def test_whole_and_limited_splits_stand_in_rows_of_their_own() -> None:
     limited["spec"]["limit"] = 24
     (table,) = comparison(frame([record("cam", 0.4), limited]))
     assert [row[0] for row in table.rows] == ["cam", "cam [a]"]
-    assert table.notes[-1] == "[a] only the first 24 pictures of each split"
+    assert table.notes[-1] == "[a] only the first 24 images of each split"
 
 
 def test_the_score_that_one_came_for_stands_beside_the_name() -> None:
@@ -183,7 +183,7 @@ def test_a_refiner_is_a_column_and_what_was_not_run_says_so() -> None:
 
 def test_a_part_of_an_official_split_is_no_score_of_it() -> None:
     (table,) = comparison(frame([record("cam", 0.4, dataset="voc12")]))
-    assert "val: 2 of 1449 official pictures, so these are not voc12 scores" in table.notes
+    assert "val: 2 of 1449 official images, so these are not voc12 scores" in table.notes
 
 
 def test_cells_without_a_score_say_why() -> None:

@@ -173,7 +173,7 @@ class Hangs(Base):
             time.sleep(1)
 
 class Large(Base):
-    """Has memory for one picture at a time."""
+    """Has memory for one image at a time."""
     name = "large"
     def score(self, model, images, labels):
         if len(images) > 1:
@@ -417,7 +417,7 @@ def test_a_hostile_method_finds_no_way_to_a_mask_while_it_fits(
 
 
 @pytest.mark.parametrize("rule", ["val_pixels", pytest.param("val_image_labels", marks=pytest.mark.slow)])
-def test_the_epoch_is_chosen_on_held_out_pictures_and_that_is_said(execute: Execute, rule: str) -> None:
+def test_the_epoch_is_chosen_on_held_out_images_and_that_is_said(execute: Execute, rule: str) -> None:
     small = {"late.image_size": 32, "late.inference_size": 32, "late.epochs": 4, "late.batch_size": 4}
     notes, plan, store = execute("late", settings=small | {"protocol.checkpoint": rule})
     record = notes.records["late"]

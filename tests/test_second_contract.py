@@ -96,7 +96,7 @@ def test_a_child_that_is_cut_off_goes_on_to_the_same_weights(
     plan, store = done
     node = next(node for node in plan.nodes.values() if node.stage == "fit" and node.config.method == "child")
     split = store.need("labels", node.parents["labels"]).json("labels.json")
-    images = [Path(path) for path in plan.locations_of(node).pictures]
+    images = [Path(path) for path in plan.locations_of(node).image_paths]
     labels = torch.tensor(split["labels"], dtype=torch.float32)
 
     def fit(folder: Path) -> dict[str, torch.Tensor]:

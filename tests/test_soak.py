@@ -1,4 +1,4 @@
-"""What must not grow: memory with pictures, open files and shared memory with cells."""
+"""What must not grow: memory with images, open files and shared memory with cells."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARGIN_MB = 60  # lists of ids, sizes and labels; and what the allocator of each
 
 @pytest.fixture
 def crowd(tmp_path: Path) -> Path:
-    """A folder of many small pictures, which are four."""
+    """A folder of many small images, which are four."""
     root, rng = tmp_path / "crowd", np.random.default_rng(0)
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
@@ -40,7 +40,7 @@ def crowd(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_ten_times_the_pictures_take_no_more_memory(crowd: Path, tmp_path: Path) -> None:
+def test_ten_times_the_images_take_no_more_memory(crowd: Path, tmp_path: Path) -> None:
     peaks = []
     for limit in (FEW, MANY):
         command = [

@@ -127,7 +127,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(data: TrainingData, tmp_p
         train(method, method.build(None, 5), data, session(tmp_path))
 
 
-def test_batches_see_every_picture_once_and_leave_a_smaller_one_out(data: TrainingData) -> None:
+def test_batches_see_every_image_once_and_leave_a_smaller_one_out(data: TrainingData) -> None:
     batches = list(data.batches(16, 4, 0))
     assert [len(batch.ids) for batch in batches] == [4, 4]
     assert len({image_id for batch in batches for image_id in batch.ids}) == 8
@@ -137,15 +137,15 @@ def test_batches_see_every_picture_once_and_leave_a_smaller_one_out(data: Traini
     assert order != [image_id for batch in batches for image_id in batch.ids]
 
 
-def test_labels_follow_their_pictures(data: TrainingData) -> None:
+def test_labels_follow_their_images(data: TrainingData) -> None:
     for batch in data.batches(16, 3, 5):
         assert [int(row.argmax()) for row in batch.labels] == [int(image_id) % 5 for image_id in batch.ids]
 
 
-def test_squash_is_a_picture_in_unit_range() -> None:
-    picture = np.zeros((4, 8, 3), np.uint8)
-    picture[:, 4:, 0] = 255
-    squashed = squash(picture, (16, 16))
+def test_squash_is_an_image_in_unit_range() -> None:
+    image = np.zeros((4, 8, 3), np.uint8)
+    image[:, 4:, 0] = 255
+    squashed = squash(image, (16, 16))
     assert squashed.shape == (3, 16, 16)
     assert squashed[0, :, 0].tolist() == [0.0] * 16
     assert squashed[0, :, -1].tolist() == [1.0] * 16
@@ -178,7 +178,7 @@ def test_accumulated_batches_are_worth_one_of_their_size(data: TrainingData, tmp
 
 
 def test_batches_that_fill_no_step_are_left_out(data: TrainingData, tmp_path: Path) -> None:
-    method = Calm(TrainParams(image_size=16, epochs=1, batch_size=2, accumulate=3))  # 10 pictures: 5 batches, 1 step
+    method = Calm(TrainParams(image_size=16, epochs=1, batch_size=2, accumulate=3))  # 10 images: 5 batches, 1 step
     model = method.build(None, 5)
     assert isinstance(model, nn.ModuleDict)
     before = [parameter.detach().clone() for parameter in model.parameters()]

@@ -51,13 +51,13 @@ def judged(*records: dict[str, Any], tmp_path: Path) -> Verdict:
 def test_a_score_is_judged_by_its_tolerance(tmp_path: Path, miou: float, word: str) -> None:
     assert L_MCE.printed == "43.3"
     verdict = judged(record(miou), tmp_path=tmp_path)
-    assert (verdict.word, verdict.differs) == (word, [])
+    assert (verdict.outcome, verdict.differs) == (word, [])
     assert verdict.difference == pytest.approx(100 * miou - 43.3)
 
 
 def test_several_seeds_are_judged_by_their_mean_and_shown_with_their_spread(tmp_path: Path) -> None:
     verdict = judged(record(0.413, 0), record(0.453, 1), tmp_path=tmp_path)
-    assert (verdict.word, verdict.seeds) == ("match", [0, 1])
+    assert (verdict.outcome, verdict.seeds) == ("match", [0, 1])
     (table,) = published_tables([verdict])
     row = dict(zip(table.columns, table.rows[0], strict=True))
     assert (row["published"], row["measured"], row["difference"], row["seeds"]) == ("43.3", "43.3 ± 2.8", "+0.0", "0,1")
@@ -70,9 +70,9 @@ def changed(**protocol: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
-        ({"pictures": {"train": 24, "val": 24}}, "1449 pictures there, 24 here"),
+        ({"pictures": {"train": 24, "val": 24}}, "1449 images there, 24 here"),
         ({"weights": {"source": "random"}}, "pretrained weights there, a random start here"),
         (
             {"applied": {"background": "model", "gating": {"train": "gt", "val": "predicted:0.5"}}},
@@ -83,12 +83,12 @@ def changed(**protocol: Any) -> dict[str, Any]:
     ],
 )
 def test_what_was_not_scored_alike_is_not_judged_and_says_why(
-    tmp_path: Path, changes: dict[str, Any], told: str
+    tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     verdict = judged(record(0.433, **changes), tmp_path=tmp_path)
-    assert (verdict.word, verdict.differs) == ("not comparable", [told])
+    assert (verdict.outcome, verdict.differs) == ("not comparable", [reason])
     (table,) = published_tables([verdict])
-    assert f"[a] not scored alike: {told}" in table.notes
+    assert f"[a] not scored alike: {reason}" in table.notes
 
 
 def test_what_is_missing_says_why(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_scores_of_a_class_and_of_pixels_are_their_own(tmp_path: Path) -> None:
 def test_the_command_prints_them_in_every_format_and_is_strict_if_asked(here: Run, tmp_path: Path) -> None:
     store = Store(tmp_path / "results", create=True)
     store.write_record(record(0.6))
-    ran = here("report", "table1", "--format", "md,latex,csv,json", "--pictures", "0", "--no-figures")
+    ran = here("report", "table1", "--format", "md,latex,csv,json", "--images", "0", "--no-figures")
     assert ran.returncode == 0, ran.stderr
     assert "not run" in ran.stdout
     folder = tmp_path / "results" / "report"
@@ -123,5 +123,5 @@ def test_the_command_prints_them_in_every_format_and_is_strict_if_asked(here: Ru
     first = dict(zip(tables[0]["columns"], tables[0]["rows"][1], strict=True))
     assert (first["published"], first["measured"], first["verdict"]) == ("43.3", "60.0", "off")
     assert "L_MCE,ViT-S/16,val,43.3,60.0,+16.7,off,0" in csv.splitlines()
-    assert here("report", "table1", "--strict", "--pictures", "0", "--no-figures").returncode == 1
+    assert here("report", "table1", "--strict", "--images", "0", "--no-figures").returncode == 1
     assert here("report", "table1", "--format", "latx").returncode == 2

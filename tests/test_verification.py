@@ -159,7 +159,7 @@ def test_masks_of_a_blind_split_are_made_and_not_scored(voc: Path, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures in VOC's layout, a fifth of each mask not labelled, and one without a mask."""
+    """Four images in VOC's layout, a fifth of each mask not labelled, and one without a mask."""
     root = tmp_path_factory.mktemp("voc")
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True)
@@ -200,8 +200,8 @@ def test_the_upper_bound_is_the_recipe_on_the_ground_truth_itself(here: Run, voc
     blind = record["artefacts"]["splits"]["test"]
     assert set(blind) == {"labels", "segment"}
     assert store.need("segment", blind["segment"][0]).file("e.png")
-    told = {(use["what"], use["split"], use["for"]): use["allowed"] for use in record["ground_truth"]}
-    assert told["pixels", "train", "the verifier's training"] is False
+    allowed = {(use["what"], use["split"], use["for"]): use["allowed"] for use in record["ground_truth"]}
+    assert allowed["pixels", "train", "the verifier's training"] is False
     curves = store.need("verify", record["artefacts"]["verify"]).json("curves.json")
     assert [point["iteration"] for point in curves] == [1, 2, 3]
     assert {"loss_1", "loss_0.75", "loss_0.5", "loss_max", "lr"} <= set(curves[0])

@@ -13,7 +13,7 @@ from harness.run.worker import _alone
 lock, inside = Path(sys.argv[1]), sys.argv[1] + ".inside"
 for _ in range(60):
     with _alone(lock):
-        handle = os.open(inside, os.O_CREAT | os.O_EXCL)  # fails if anybody else is in here
+        handle = os.open(inside, os.O_CREAT | os.O_EXCL)  # fails if another process is in here
         time.sleep(0.0005)
         os.close(handle)
         os.unlink(inside)

@@ -1,4 +1,4 @@
-"""The contract as a suite of checks: what a plugin must keep, so that its scores mean what everybody else's do.
+"""The contract as a suite of checks: what a plugin must keep, so that its scores mean what all others' do.
 
 `harness check mine.py` runs it, and so does a test of yours::
 

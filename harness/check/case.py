@@ -42,7 +42,7 @@ from harness.training import Session
 BACKBONES = {"vit": "test_vit", "cnn": "test_resnet"}  # timm's own, of 0.3 million parameters
 SIDE = 64
 TINY = {"*.image_size": SIDE, "*.inference_size": SIDE, "*.epochs": 2, "*.batch_size": 4}
-PICTURES = 8
+IMAGES = 8
 _MIDDLE = Step(1, 2, 2, 4)
 Scored = tuple[Tensor, Tensor | None]  # maps and presence
 
@@ -112,7 +112,7 @@ class Case:
             save_file(build_backbone(BACKBONES[self.family], Weights("random")).net.state_dict(), start)
             chosen = {"backbones": (f"timm:{BACKBONES[self.family]}",), "weights": str(start)}
         own = {f"{self.entry.name}.{key}": value for key, value in self.plugin.check_settings.items()}
-        grid = Grid(methods=(self.entry.name,), limit=PICTURES, set=TINY | own | dict(self.settings), **chosen)
+        grid = Grid(methods=(self.entry.name,), limit=IMAGES, set=TINY | own | dict(self.settings), **chosen)
         return expand([grid], self.registry)[0]
 
     def method(self) -> Method:
@@ -144,8 +144,8 @@ class Case:
     @cached_property
     def data(self) -> TrainingData:
         """Toy images with their image labels."""
-        index = index_split(self.toy, "train", label_source="masks", masks=True, limit=PICTURES)
-        labels = label_matrix(index.pictures, list(range(len(self.toy.classes))), "always")
+        index = index_split(self.toy, "train", label_source="masks", masks=True, limit=IMAGES)
+        labels = label_matrix(index.images, list(range(len(self.toy.classes))), "always")
         paths = [self.toy.image_path(image_id) for image_id in index.ids]
         return TrainingData(index.ids, torch.from_numpy(labels).float(), paths)
 
@@ -167,13 +167,13 @@ class Case:
 
     def batch(self, count: int = 4) -> Batch:
         """Return a training batch."""
-        return Batch(self.pictures(count), self.data.labels[:count].clone(), self.data.ids[:count])
+        return Batch(self.images(count), self.data.labels[:count].clone(), self.data.ids[:count])
 
     def step(self, method: Method, model: nn.Module, batch: Batch, step: Step = _MIDDLE) -> dict[str, Tensor]:
         """Return the losses of a training step, by default in the middle of a training of one phase."""
         return method.training_step(model.train(), batch, step)
 
-    def pictures(self, count: int, sides: tuple[int, int] = (SIDE, SIDE)) -> Tensor:
+    def images(self, count: int, sides: tuple[int, int] = (SIDE, SIDE)) -> Tensor:
         """Return (count, 3, *sides) toy images."""
         paths = [self.toy.image_path(image_id) for image_id in self.data.ids[:count]]
         return torch.stack([squash(open_rgb(path), sides) for path in paths])
@@ -203,7 +203,7 @@ class Case:
     def deeds(self) -> Deeds:
         """What the method does to files and hosts while it is built, trained and asked for scores."""
         training, here = self.place(), self.place()
-        images = self.pictures(2)
+        images = self.images(2)
         os.chdir(here)
         with watched() as deeds:
             method = self.method()

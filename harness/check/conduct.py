@@ -40,7 +40,7 @@ def model_unmodified(case: Case) -> None:
     """
     method, model = case.method(), case.fitted
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    case.score(method, model, case.pictures(2), case.labels(2)[0])
+    case.score(method, model, case.images(2), case.labels(2)[0])
     must(not any(module.training for module in model.modules()), "`score` leaves the model in training mode")
     for name, value in model.state_dict().items():
         must(torch.equal(value, before[name]), f"`score` changes {name}")
@@ -57,7 +57,7 @@ def global_state_unchanged(case: Case) -> None:
     Draw random numbers without seeding; set no cwd, environment, threads or default dtype.
     """
     method, model = case.method(), case.build()
-    images, labels, classes = case.pictures(2), case.labels(2)[0], len(case.toy.classes)
+    images, labels, classes = case.images(2), case.labels(2)[0], len(case.toy.classes)
     parent = case.parent()
     actions: dict[str, Callable[[], object]] = {
         "build": lambda: (
@@ -101,7 +101,7 @@ def masks_unseen(case: Case) -> None:
     """
     if "masks" in case.plugin.supervision:
         raise NotApplicableError("it declares that it uses them")
-    pictures = case.toy.image_path(case.data.ids[0]).parent
+    images = case.toy.image_path(case.data.ids[0]).parent
     for path in case.deeds.read:
-        allowed = path.parent == pictures or not path.is_relative_to(case.toy.root)
+        allowed = path.parent == images or not path.is_relative_to(case.toy.root)
         must(allowed, f"it opens {path.name} in {path.parent.name}")

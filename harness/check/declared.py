@@ -26,7 +26,7 @@ def imports(case: Case) -> None:
     """Workers load a plugin by its name, in a process of their own; what it changes by being imported, it changes for
     every other plugin.
 
-    Mend the import; `python FILE` shows the whole traceback. Keep the module free of side effects.
+    Fix the import; `python FILE` shows the whole traceback. Keep the module free of side effects.
     """
     must(not case.entry.broken, case.entry.broken)
     must(not case.import_effects, f"importing it changes the {', the '.join(case.import_effects)}")
@@ -101,9 +101,9 @@ def has_defaults(case: Case) -> None:
         return  # its presets give them
     must(not required, f"no default for {', '.join(required)}")
     params = case.plugin.Params()
-    told = params.model_dump(mode="json")
-    canonical(told)
-    same = case.plugin.Params.model_validate(told) == params
+    dumped = params.model_dump(mode="json")
+    canonical(dumped)
+    same = case.plugin.Params.model_validate(dumped) == params
     must(same, "the settings are not the same when they are read again from JSON")
 
 
@@ -115,9 +115,9 @@ def settings_documented(case: Case) -> None:
     """
     text = "\n".join(inspect.cleandoc(vars(cls).get("__doc__") or "") for cls in case.plugin.Params.__mro__)
     heads = re.findall(r"^(\w+(?:, \w+)*) : ", text, re.MULTILINE)
-    told = {*", ".join(heads).split(", "), *re.findall(r"`(\w+)`", text)}
-    missing = [name for name in case.plugin.Params.model_fields if name not in told]
-    must(not missing, f"no word about {', '.join(missing)}")
+    described = {*", ".join(heads).split(", "), *re.findall(r"`(\w+)`", text)}
+    missing = [name for name in case.plugin.Params.model_fields if name not in described]
+    must(not missing, f"not described: {', '.join(missing)}")
 
 
 @check(*_ALL)
@@ -137,8 +137,8 @@ def versioned(case: Case) -> None:
     for name in {name for path in covered if path.suffix == ".py" for name in _imported(path)}:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and Path(file) not in covered:
-            told = f"it imports {name} ({Path(file).name}), which its version does not cover"
-            must(_published(name, Path(file)), told)
+            finding = f"it imports {name} ({Path(file).name}), which its version does not cover"
+            must(_published(name, Path(file)), finding)
 
 
 def _imported(path: Path) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.check.case import PICTURES, Case
+from harness.check.case import IMAGES, Case
 from harness.check.suite import NotApplicableError, check, must
 from harness.check.watch import reseed
 from harness.data.base import Dataset
@@ -11,9 +11,9 @@ from harness.data.index import index_split
 
 @check("dataset", needs=("named",))
 def prepares(case: Case) -> None:
-    """A missing folder is told before a run, not in the middle of it.
+    """A missing folder is reported before a run, not in the middle of it.
 
-    Mend `prepare`; it may draw or unpack, and says what it misses.
+    Fix `prepare`; it may draw or unpack, and says what it misses.
     """
     if case.plugin.needs_root and case.root is None:
         raise NotApplicableError("it needs its folder: --root DIR")
@@ -45,7 +45,7 @@ def splits_exist(case: Case) -> None:
 
 
 @check("dataset", needs=("splits_exist",))
-def pictures_open(case: Case) -> None:
+def images_open(case: Case) -> None:
     """Every image has a mask of its size that holds its classes, and image labels; a run looks before it starts.
 
     See the message: the file, and what is wrong with it.
@@ -53,19 +53,19 @@ def pictures_open(case: Case) -> None:
     _digests(case.dataset)
 
 
-@check("dataset", needs=("pictures_open",))
+@check("dataset", needs=("images_open",))
 def content_is_stable(case: Case) -> None:
     """Content stands in the key: images that change make every score new.
 
     Draw from a seed of the image's own, and list ids in a fixed order.
     """
     reseed(3)  # the first drawing began from other generators
-    must(_digests(case.dataset) == _digests(case.open()), "opened twice, it holds other pictures")
+    must(_digests(case.dataset) == _digests(case.open()), "opened twice, it holds other images")
 
 
 def _digests(dataset: Dataset) -> list[str]:
     splits = dict.fromkeys((dataset.fit_split, *dataset.eval_splits))
     return [
-        index_split(dataset, split, label_source=dataset.label_source, masks=dataset.has_masks, limit=PICTURES).digest
+        index_split(dataset, split, label_source=dataset.label_source, masks=dataset.has_masks, limit=IMAGES).digest
         for split in splits
     ]

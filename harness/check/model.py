@@ -51,7 +51,7 @@ def survives_saving(case: Case) -> None:
     save_model(case.fitted, path)
     again = case.build(seed=1)
     load_checkpoint(again, path)
-    images, labels = case.pictures(2), case.labels(2)[0]
+    images, labels = case.images(2), case.labels(2)[0]
     same = torch.equal(case.maps(images, labels)[0], case.maps(images, labels, again.eval())[0])
     must(same, "a model that is saved and loaded gives other scores")
 
@@ -116,7 +116,7 @@ def trains(case: Case) -> None:
 
 @check("method", needs=("trains",))
 def training_is_deterministic(case: Case) -> None:
-    """The same seed gives the same weights, on the same machine: else nobody can tell a better method from luck.
+    """The same seed gives the same weights, on the same machine: else a better method cannot be told from luck.
 
     Draw random numbers from torch alone; the harness seeds it. numpy and `random` are not seeded.
     """

@@ -91,7 +91,7 @@ def refines_the_same(case: Case) -> None:
     Draw no random numbers.
     """
     one, other = (_refine(case, *_example(case)) for _ in range(2))
-    must(np.array_equal(one, other), "two refinements of one picture differ")
+    must(np.array_equal(one, other), "two refinements of one image differ")
 
 
 @check("refiner", needs=("keeps_shape",))
@@ -100,9 +100,9 @@ def refiner_input_unmodified(case: Case) -> None:
 
     Work on copies: probabilities.copy().
     """
-    (image, given), (picture, kept) = _example(case), _example(case)
+    (image, given), (same, kept) = _example(case), _example(case)
     _refine(case, image, given)
-    must(np.array_equal(image, picture) and np.array_equal(given, kept), "`refine` changes its input")
+    must(np.array_equal(image, same) and np.array_equal(given, kept), "`refine` changes its input")
 
 
 @check("refiner", needs=("keeps_shape",))
@@ -139,7 +139,7 @@ def _other(value: Any) -> Any:
 
 
 @check("refiner", needs=("keeps_shape",))
-def constant_picture(case: Case) -> None:
+def constant_image(case: Case) -> None:
     """An image without any contrast has nothing to say: the likeliest class stays the likeliest.
 
     Clamp the denominator of every division by a distance or a deviation.
@@ -149,7 +149,7 @@ def constant_picture(case: Case) -> None:
     given = np.broadcast_to(np.array([0.2, 0.5, 0.3], np.float32)[:, None, None], (3, 32, 40)).copy()
     refined = _refine(case, image, given)
     _must_be_probable(refined)
-    must((refined.argmax(0) == 1).all(), "on a picture of one colour another class becomes the likeliest")
+    must((refined.argmax(0) == 1).all(), "on an image of one colour another class becomes the likeliest")
 
 
 @check("refiner", needs=("keeps_shape",))

@@ -17,7 +17,7 @@ _TOLERANCE = 1e-3  # of the largest score
 def _scored(case: Case, count: int = 3, sides: tuple[int, int] = (SIDE, SIDE)) -> Iterator[Scored]:
     """Yield maps and presence of toy images, for each thing that may be given as labels."""
     for labels in case.labels(count, sides):
-        yield case.maps(case.pictures(count, sides), labels)
+        yield case.maps(case.images(count, sides), labels)
 
 
 @check("method", needs=("trains",))
@@ -30,7 +30,7 @@ def scores_on_a_grid(case: Case) -> None:
         shape = tuple(maps.shape)
         sound = len(shape) == 4 and shape[0] == 3 and maps.is_floating_point()
         must(sound, f"`score` returns {maps.dtype} {shape}, not a float tensor (3, C, h, w)")
-        must(max(shape[2:]) <= SIDE, f"the grid of {shape[2:]} is larger than the picture of {(SIDE, SIDE)}")
+        must(max(shape[2:]) <= SIDE, f"the grid of {shape[2:]} is larger than the image of {(SIDE, SIDE)}")
 
 
 @check("method", needs=("scores_on_a_grid",))
@@ -99,7 +99,7 @@ def labels_unused(case: Case) -> None:
     """
     if case.plugin.conditions_on_labels or "masks" in case.plugin.supervision:
         raise NotApplicableError("it declares that it uses them")
-    images = case.pictures(2)
+    images = case.images(2)
     without, given = case.maps(images, None)[0], case.maps(images, case.data.labels[:2].clone())[0]
     must(torch.equal(without, given), "scores change when image labels are given")
 
@@ -110,7 +110,7 @@ def batch_is_no_matter(case: Case) -> None:
 
     Take maxima, means and normalisation over one image at a time, never over the batch.
     """
-    images = case.pictures(3)
+    images = case.images(3)
     for labels in case.labels(3):
         together = case.maps(images, labels)
         for index in range(3):
@@ -119,7 +119,7 @@ def batch_is_no_matter(case: Case) -> None:
                 if among is not None and alone is not None:
                     scale = alone.abs().max().clamp(min=1e-6)
                     same = (among[index] - alone[0]).abs().max() <= _TOLERANCE * scale
-                    must(same, "a picture scores otherwise alone than among others")
+                    must(same, "an image scores otherwise alone than among others")
 
 
 @check("method", needs=("scores_on_a_grid",))
@@ -140,4 +140,4 @@ def native_sizes(case: Case) -> None:
     Keep height and width apart: features are (B, dim, h, w).
     """
     for maps, _ in _scored(case, 2, (48, 96)):
-        must(maps.shape[2] <= maps.shape[3], f"a wide picture gives a tall grid, {tuple(maps.shape[2:])}")
+        must(maps.shape[2] <= maps.shape[3], f"a wide image gives a tall grid, {tuple(maps.shape[2:])}")

@@ -77,7 +77,7 @@ class Result:
     finding : str
         What was found, or why there was nothing to look at.
     reason, remedy : str
-        Why the check is there, and what mends a failure.
+        Why the check is there, and what fixes a failure.
     """
 
     plugin: str

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from harness.cell import Cell
-from harness.check.case import BACKBONES, PICTURES, TINY, Case
+from harness.check.case import BACKBONES, IMAGES, TINY, Case
 from harness.check.suite import NotApplicableError, check, must
 from harness.results.record import Record
 from harness.spec import Grid, expand
@@ -16,7 +16,7 @@ _ORACLE = 0.9  # mIoU of the ground truth itself, at whole patches
 
 
 def _cell(case: Case, **chosen: Any) -> Cell:
-    return expand([Grid(limit=PICTURES, **chosen)], case.registry)[0]
+    return expand([Grid(limit=IMAGES, **chosen)], case.registry)[0]
 
 
 def _scores(record: Record) -> dict[str, float]:
@@ -48,7 +48,7 @@ def refines_on_toy(case: Case) -> None:
     _scores(case.record(_cell(case, refine=(case.rule,), set=TINY | own, **method)))
 
 
-@check("dataset", needs=("pictures_open",))
+@check("dataset", needs=("images_open",))
 def truth_scores_full(case: Case) -> None:
     """The ground truth, put through the stages like a method's maps, must come out as it went in.
 

@@ -30,7 +30,7 @@ def run_cells(
     root: Path | None,
     options: Options,
     *,
-    cache_pictures: bool = False,
+    cache_images: bool = False,
     failed_only: bool = False,
     dry_run: bool = False,
     as_json: bool = False,
@@ -67,12 +67,12 @@ def run_cells(
             console.print("none of these cells has failed, nothing to run", highlight=False)
             return []
     if dry_run:
-        _show_plan(plan, results, cache_pictures, as_json)
+        _show_plan(plan, results, cache_images, as_json)
         return []
     store = Store(results)
     _announce(console, plan)
     with store.in_use():
-        if cache_pictures:
+        if cache_images:
             _decode(console, plan, store, options.keep)
         _run(console, plan, store, options)
     records = [record for planned in plan.cells if (record := store.record(planned.key))]
@@ -91,7 +91,7 @@ def _decode(console: Console, plan: Plan, store: Store, keep: Collection[str] | 
         return
     console.print(str(decoded), highlight=False)
     with scanning(console, "decoding") as scan:
-        decoded.write(partial(scan, "pictures"))
+        decoded.write(partial(scan, "images"))
 
 
 def _run(console: Console, plan: Plan, store: Store, options: Options) -> None:
@@ -175,7 +175,7 @@ def _show_outline(rows: list[dict[str, Any]], error: UserError, as_json: bool) -
     return True
 
 
-def _show_plan(plan: Plan, results: Path, cache_pictures: bool, as_json: bool) -> None:
+def _show_plan(plan: Plan, results: Path, cache_images: bool, as_json: bool) -> None:
     """Print cells, stages, what is reused, and what the rest may take."""
     from harness.results.store import Store
     from harness.run.estimate import estimate
@@ -214,7 +214,7 @@ def _show_plan(plan: Plan, results: Path, cache_pictures: bool, as_json: bool) -
     lines = [f"{len(rows)} cells, {len(unique)} stages, {len(left)} to run; run again without --dry-run"]
     if store and left:
         lines.append(str(estimate(store, [plan.nodes[key] for key in left])))
-    if cache_pictures:
+    if cache_images:
         lines.append(str(plan.decode(left)))
     lines += [f"note: {note}" for note in plan.notes]
     output().print("\n".join(lines), highlight=False)

@@ -33,12 +33,12 @@ def command(
     from harness.check import suites
 
     found = suites(target, tuple(plugins or ()), parse_assignments(assignments or []), root)
-    told = []
+    everything = []
     for suite in found:
         messages().print(f"{suite.entry.kind} {suite.entry.name}, {len(suite.checks)} checks", highlight=False)
         table = Table("", "check", "", box=None, pad_edge=False)
         results = list(suite.results())
-        told += results
+        everything += results
         shown = [result for result in results if result.state != "blocked"]
         for result in shown:
             finding = f"fails as expected: {result.finding}" if result.state == "expected" else result.finding
@@ -51,10 +51,10 @@ def command(
         if not as_json:
             output().print(table, markup=False, highlight=False)
     if as_json:
-        print_json([asdict(result) for result in told])
-    failed = [result for result in told if result.state == "failed"]
+        print_json([asdict(result) for result in everything])
+    failed = [result for result in everything if result.state == "failed"]
     if failed:
-        messages().print(f"{len(failed)} of {len(told)} checks failed", highlight=False)
+        messages().print(f"{len(failed)} of {len(everything)} checks failed", highlight=False)
         sys.exit(1)
     for suite in found:
         given = f" --plugins {shlex.quote(target)}" if suite.entry.origin == str(Path(target).absolute()) else ""

@@ -42,7 +42,7 @@ def command(
         _show_split(scores)
     seeds = found["seeds"]
     out.print(
-        f"\nintervals: 95 % over pictures drawn for both alike, one seed each ({seeds[0]}, {seeds[1]}): "
+        f"\nintervals: 95 % over images drawn for both alike, one seed each ({seeds[0]}, {seeds[1]}): "
         "what another seed would change is not in them", markup=False, highlight=False,
     )  # fmt: skip
 
@@ -54,8 +54,8 @@ def _show_split(scores: dict[str, Any]) -> None:
     out = output()
     out.print(table)
     for name in ("gained", "lost"):
-        pictures = ", ".join(f"{image_id} {100 * change:+.1f}" for image_id, change in scores[name].items())
-        out.print(f"pictures that {name} most: {pictures or 'none'}", markup=False, highlight=False)
+        images = ", ".join(f"{image_id} {100 * change:+.1f}" for image_id, change in scores[name].items())
+        out.print(f"images that {name} most: {images or 'none'}", markup=False, highlight=False)
 
 
 def _signed(change: list[float]) -> str:

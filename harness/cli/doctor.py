@@ -1,4 +1,4 @@
-"""`harness doctor`: does this environment work, and what mends it."""
+"""`harness doctor`: does this environment work, and what fixes it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ def command(as_json: Json = False) -> None:
     if as_json:
         print_json([check.as_dict() for check in checks])
     else:
-        table = Table("", "check", "found", "what mends it", box=None, pad_edge=False)
+        table = Table("", "check", "found", "remedy", box=None, pad_edge=False)
         for check in checks:
-            table.add_row({"ok": "✓", "optional": "·", "bad": "✗"}[check.state], check.name, check.finding, check.mend)
+            table.add_row(
+                {"ok": "✓", "optional": "·", "bad": "✗"}[check.state], check.name, check.finding, check.remedy
+            )
         output().print(table)
         output().print("next: harness run --methods vitpcm,cam", highlight=False)
     if any(check.state == "bad" for check in checks):

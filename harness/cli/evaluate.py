@@ -12,10 +12,10 @@ from harness.errors import UserError
 
 
 def command(
-    masks: Annotated[Path | None, typer.Option(help="Folder of indexed PNG masks, one per picture.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of indexed PNG masks, one per image.")] = None,
     scores: Annotated[Path | None, typer.Option(help="Folder of (C, h, w) score maps, .npy or .npz.")] = None,
-    dataset: Annotated[str, typer.Option(help="Whose pictures they are of.")] = "voc12",
-    split: Annotated[str, typer.Option(help="The split: every picture of it, and no other.")] = "val",
+    dataset: Annotated[str, typer.Option(help="Whose images they are of.")] = "voc12",
+    split: Annotated[str, typer.Option(help="The split: every image of it, and no other.")] = "val",
     root: Root = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Scores are probabilities.")] = False,
     background: Annotated[

@@ -48,7 +48,7 @@ def command(
     dropped = ", ".join(stage for stage in STAGES if stage not in kept)
     if dropped:
         console.print(
-            f"without {dropped} the records stay, but another threshold, CRF or picture asked of their cells computes "
+            f"without {dropped} the records stay, but another threshold, CRF or image asked of their cells computes "
             "these stages again", highlight=False
         )  # fmt: skip
     if not yes and (users := in_use(store)):

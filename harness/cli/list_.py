@@ -66,8 +66,8 @@ def command(
         output().print(f"next: harness describe {rows[0]['kind']} {rows[0]['name']}", highlight=False)
 
 
-def kind_of(word: str, registry: Registry) -> str:
-    """Return the kind that a word names, singular or plural; a refiner's name is the kind of its presets.
+def kind_of(name: str, registry: Registry) -> str:
+    """Return the kind that a name means, singular or plural; a refiner's name is the kind of its presets.
 
     Raises
     ------
@@ -76,18 +76,18 @@ def kind_of(word: str, registry: Registry) -> str:
     """
     from harness.registry import CODE_KINDS
 
-    if kind := _kind(word, registry):
+    if kind := _kind(name, registry):
         return kind
     plurals = [*(f"{kind}s" for kind in CODE_KINDS), *registry.data_kinds.values(), "runs"]
-    raise UserError(f"unknown kind '{word}': {closest(word, plurals)}")
+    raise UserError(f"unknown kind '{name}': {closest(name, plurals)}")
 
 
-def _kind(word: str, registry: Registry) -> str:
-    """Return the kind that a word names; empty if it names none."""
+def _kind(name: str, registry: Registry) -> str:
+    """Return the kind that a name means; empty if it names none."""
     from harness.registry import CODE_KINDS
 
     kinds = [*CODE_KINDS, *registry.data_kinds]
-    return next((kind for kind in (word, word.removesuffix("s")) if kind in kinds), "")
+    return next((kind for kind in (name, name.removesuffix("s")) if kind in kinds), "")
 
 
 def _list_runs(pattern: str, results, as_json: bool) -> None:  # type: ignore[no-untyped-def]

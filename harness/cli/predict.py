@@ -63,10 +63,10 @@ def command(
         seen = [predictor.names[number] for number in np.unique(mask) if number]
         found[path.name] = seen
         save_mask(out / "masks" / f"{path.stem}.png", mask)
-        picture = overlay(open_rgb(path), mask)
-        Image.fromarray(picture).save(out / "overlays" / f"{path.stem}.jpg", quality=90)
+        image = overlay(open_rgb(path), mask)
+        Image.fromarray(image).save(out / "overlays" / f"{path.stem}.jpg", quality=90)
         if len(sheet) < SHEET:
-            sheet.append((path.name, thumbnail(picture), seen))
+            sheet.append((path.name, thumbnail(image), seen))
     if sheet:
         contact_sheet(sheet, out / "contact-sheet.png")
     legend = ", ".join(f"{number} {name}" for number, name in enumerate(predictor.names))

@@ -49,7 +49,7 @@ def command(
         preparation = Preparation(Registry().load("dataset", dataset), root, sources, scan)
         found = preparation.check() if check else preparation.make(archives, masks, workers, say)
     if as_json:
-        print_json({"pictures": found.pictures, "masks": found.masks, "problems": found.problems})
+        print_json({"pictures": found.images, "masks": found.masks, "problems": found.problems})
     else:
         for line in _lines(preparation, found):
             say(line)
@@ -60,7 +60,7 @@ def command(
 def _lines(preparation: Preparation, found: Findings) -> list[str]:
     """Say what there is, what is wrong, and which command comes next."""
     name, where = preparation.dataset.name, shlex.quote(str(preparation.root))
-    lines = [f"{split}: {count:,} pictures" for split, count in found.pictures.items()]
+    lines = [f"{split}: {count:,} images" for split, count in found.images.items()]
     lines += [f"masks: {found.masks['name']}"] if found.masks else []
     lines += [f"  {split}, hash of its pixels: {pixels}" for split, pixels in found.masks.get("pixels", {}).items()]
     if not found.problems:
@@ -69,6 +69,6 @@ def _lines(preparation: Preparation, found: Findings) -> list[str]:
     if len(found.problems) > SHOWN:
         lines.append(f"and {len(found.problems) - SHOWN} more; --json names all of them")
     count = len(found.problems)
-    options = preparation.recipe.mending(found.masks.get("name", ""))
+    options = preparation.recipe.repair_options(found.masks.get("name", ""))
     command = f"harness prepare {name} --root {where}{options}"
-    return [*lines, f"{count} problem{'s' * (count > 1)}; mend with: {command}"]
+    return [*lines, f"{count} problem{'s' * (count > 1)}; repaired by: {command}"]

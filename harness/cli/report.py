@@ -37,9 +37,11 @@ def command(
     results: Results = DEFAULT_RESULTS,
     out: Annotated[Path | None, typer.Option(help="Where to write; default RESULTS/report.", file_okay=False)] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder of the dataset, for the pictures.", envvar="WSSS_HARNESS_ROOT")
+        Path | None, typer.Option(help="Folder of the dataset, for the images.", envvar="WSSS_HARNESS_ROOT")
     ] = None,
-    pictures: Annotated[int, typer.Option(help="Pictures in a figure; 0 shows none, nor on the page.", min=0)] = 4,
+    images: Annotated[
+        int, typer.Option("--images", "--pictures", help="Images in a figure; 0 shows none, nor on the page.", min=0)
+    ] = 4,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Whether figures are drawn.")] = True,
     formats: Annotated[str, typer.Option("--format", help="Of the files: md,html,latex,csv,json.")] = "md,html",
     strict: Annotated[bool, typer.Option("--strict", help="Status 1 if a score is off its published one.")] = False,
@@ -54,7 +56,7 @@ def command(
     from harness.errors import UserError, closest
     from harness.files import write_atomic
     from harness.registry import Registry
-    from harness.report.all_figures import album, pictures_of_all
+    from harness.report.all_figures import album, images_of_all
     from harness.report.citations import bibtex
     from harness.report.dataframe import frame
     from harness.report.formats import FORMATS, figure_markdown, show
@@ -90,7 +92,7 @@ def command(
         show(table, output())
         output().print()
     folder, console = out or results / "report", messages()
-    drawn = _draw(album(found, kind, registry, store, folder, root, pictures), console) if figures else []
+    drawn = _draw(album(found, kind, registry, store, folder, root, images), console) if figures else []
     written = {name: text for made in chosen_formats if made != "html" for name, text in FORMATS[made](every).items()}
     if "report.md" in written:
         written["report.md"] = "\n".join([written["report.md"], *map(figure_markdown, drawn)])
@@ -100,13 +102,13 @@ def command(
     if "html" in chosen_formats:
         title = page_title(list(chosen), found)
         with console.status("writing the page"):
-            shown = pictures_of_all(found, registry, store, root) if pictures else ()
+            shown = images_of_all(found, registry, store, root) if images else ()
             write_page(folder / "report.html", title, tables, found, shown, drawn, bibtex(found, registry))
         console.print(f"written: {folder / 'report.html'}", highlight=False)
     if not found.empty:
         explained = next_command("show", found.key.iloc[0][:8], results=results)
         console.print(f"next: {explained} explains one number", highlight=False)
-    off = [verdict for verdict in judged if verdict.word == OFF]
+    off = [verdict for verdict in judged if verdict.outcome == OFF]
     if strict and off:
         console.print(f"{len(off)} scores are off their published ones", highlight=False)
         sys.exit(1)

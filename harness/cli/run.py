@@ -66,7 +66,7 @@ def command(
     keep: Annotated[
         str | None, _option(_HOW, "Stages whose artefacts stay when their cells are done: fit,mask; default all.")
     ] = None,
-    cache_pictures: Annotated[
+    cache_images: Annotated[
         bool,
         _option(
             _HOW,
@@ -126,7 +126,7 @@ def command(
     )  # fmt: skip
     cells = expand(grids, registry, values)
     run_cells(
-        cells, registry, results, root, options, cache_pictures=cache_pictures, failed_only=failed,
+        cells, registry, results, root, options, cache_images=cache_images, failed_only=failed,
         dry_run=dry_run, as_json=as_json,
     )  # fmt: skip
 

@@ -25,8 +25,8 @@ def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
     records = list(store.records())
     states = Counter(record["status"] for record in records)
     living = [{"key": key, **(store.progress(key) or {})} for key in Leases(store.root / "leases").living()]
-    runs = [told for told in living if told["key"].startswith(SWEEP)]
-    running = [told for told in living if told not in runs]
+    runs = [progress for progress in living if progress["key"].startswith(SWEEP)]
+    running = [progress for progress in living if progress not in runs]
     failures = [
         {"key": r["key"], "cell": r["title"], "status": r["status"], "reason": r["reason"]}
         for r in records
@@ -40,8 +40,8 @@ def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
     out.print(f"cells recorded: {text}; stages running: {len(running)}", highlight=False)
     for run in runs:
         out.print(_of_run(run), markup=False, highlight=False)
-    for told in running:
-        out.print(f"  {_of_stage(told)}", markup=False, highlight=False)
+    for progress in running:
+        out.print(f"  {_of_stage(progress)}", markup=False, highlight=False)
     if failures:
         table = Table("run", "cell", "status", "reason", box=None, pad_edge=False)
         for failure in failures:
@@ -50,20 +50,21 @@ def command(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
         out.print(f"next: {next_command('show', failures[0]['key'][:8], results=results)}")
 
 
-def _of_run(told: dict[str, Any]) -> str:
-    if "cells" not in told:
+def _of_run(progress: dict[str, Any]) -> str:
+    if "cells" not in progress:
         return "a run is starting"
-    left = told["left"]
+    left = progress["left"]
     return (
-        f"a run of {told['cells']} cells: {told['open']} open, {told['done']} of {told['total']} stages done"
+        f"a run of {progress['cells']} cells: {progress['open']} open, "
+        f"{progress['done']} of {progress['total']} stages done"
         f"{'' if left is None else f', about {length_of_time(left)} left'}"
     )
 
 
-def _of_stage(told: dict[str, Any]) -> str:
-    if not told.get("total"):
-        return f"{told.get('what', told['key'][:8])}: starting"
-    notes = " ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in told["notes"].items())
-    rate, left = told["rate"], (told["total"] - told["done"])
-    pace = f", {rate:.2g} {told['unit']} a second, {length_of_time(left / rate)} left" if rate else ""
-    return f"{told['what']}: {told['done']}/{told['total']}{pace} {notes}".rstrip()
+def _of_stage(progress: dict[str, Any]) -> str:
+    if not progress.get("total"):
+        return f"{progress.get('what', progress['key'][:8])}: starting"
+    notes = " ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in progress["notes"].items())
+    rate, left = progress["rate"], (progress["total"] - progress["done"])
+    pace = f", {rate:.2g} {progress['unit']} a second, {length_of_time(left / rate)} left" if rate else ""
+    return f"{progress['what']}: {progress['done']}/{progress['total']}{pace} {notes}".rstrip()

@@ -20,7 +20,7 @@ DECODED = ".npy"  # ends the name of an image that `harness.data.decoded` keeps
 
 
 class Dataset:
-    """Pictures with image labels and masks, in named splits.
+    """Images with image labels and masks, in named splits.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class Dataset:
         """
 
     @classmethod
-    def mend(cls, root: Path | str = "DIR") -> str:
+    def remedy(cls, root: Path | str = "DIR") -> str:
         """Return the end of an error message: the command that makes what is missing, if there is one."""
         where = shlex.quote(str(root))
         return f"\n`harness prepare {cls.prepared_as} --root {where}` makes it" if cls.prepared_as else ""

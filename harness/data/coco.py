@@ -41,7 +41,7 @@ class COCO14(VOCLayout):
         if (self.root / "train2014").is_dir():
             return self.root
         missing = f"{self.root} holds no {self.name}: expected train2014 and val2014 in it"
-        raise UserError(missing + self.mend(self.root))
+        raise UserError(missing + self.remedy(self.root))
 
     def image_path(self, image_id: str) -> Path:
         return self.folder / image_id.split("_")[1] / f"{image_id}.jpg"

@@ -1,4 +1,4 @@
-"""Pictures decoded once and kept, for stages that open them again and again.
+"""Images decoded once and kept, for stages that open them again and again.
 
 Each has a file of its own, named by the content of the image's, which `open_rgb` maps into memory. So a changed
 image has another file, and splits, runs and processes share what they have in common. Its time of change is a
@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.data.base import DECODED, open_rgb
 from harness.data.download import disk_watched, need_room
-from harness.data.index import Picture, Progress, content_key
+from harness.data.index import ImageFile, Progress, content_key
 from harness.errors import UserError
 from harness.files import atomic
 
@@ -29,13 +29,13 @@ def decoded_folder(store: Path) -> Path:
     return store / "cache" / "pictures"
 
 
-class DecodedPictures:
+class DecodedImages:
     """Decoded images in a folder.
 
     Parameters
     ----------
     folder : Path
-    pictures : iterable of (str, Picture)
+    images : iterable of (str, Image)
         Files, and what the check pass found in them.
 
     Attributes
@@ -44,20 +44,20 @@ class DecodedPictures:
         Bytes of all of them, and of those that are still to be written.
     """
 
-    def __init__(self, folder: Path, pictures: Iterable[tuple[str, Picture]]) -> None:
+    def __init__(self, folder: Path, images: Iterable[tuple[str, ImageFile]]) -> None:
         self.folder = folder
-        self._wanted = {self.place(picture): (Path(path), picture) for path, picture in pictures}
-        self._missing = [target for target, (_, picture) in self._wanted.items() if not _is_there(target, picture)]
-        self.size = sum(_size(picture) for _, picture in self._wanted.values())
+        self._wanted = {self.place(image): (Path(path), image) for path, image in images}
+        self._missing = [target for target, (_, image) in self._wanted.items() if not _is_there(target, image)]
+        self.size = sum(_size(image) for _, image in self._wanted.values())
         self.missing = sum(_size(self._wanted[target][1]) for target in self._missing)
 
     def __str__(self) -> str:
         have = f"{len(self._wanted):,} take {self.size:,} bytes, {self.missing:,} of them still to be written"
-        return f"decoded pictures: {have}; `harness gc --yes` removes them"
+        return f"decoded images: {have}; `harness gc --yes` removes them"
 
-    def place(self, picture: Picture) -> Path:
+    def place(self, image: ImageFile) -> Path:
         """Return where a decoded image is, or will be."""
-        return self.folder / f"{picture.image}{DECODED}"
+        return self.folder / f"{image.image}{DECODED}"
 
     def write(self, progress: Progress) -> None:
         """Decode those that are not there.
@@ -67,35 +67,35 @@ class DecodedPictures:
         UserError
             If the disk has no room for them, or an image is no longer the one that was checked.
         """
-        need_room(self.folder, self.missing, "--cache-pictures")
+        need_room(self.folder, self.missing, "--cache-images")
         with disk_watched(self.folder), ThreadPoolExecutor(os.cpu_count()) as pool:
             for done, _ in enumerate(pool.map(self._write, self._missing), 1):
                 progress(done, len(self._missing))
 
     def _write(self, target: Path) -> None:
-        path, picture = self._wanted[target]
+        path, image = self._wanted[target]
         data = path.read_bytes()
-        if content_key(data) != picture.image:
-            raise UserError(f"{path} is not the picture that was checked a moment ago: give the same command again")
+        if content_key(data) != image.image:
+            raise UserError(f"{path} is not the image that was checked a moment ago: give the same command again")
         array = BytesIO()
         np.save(array, open_rgb(BytesIO(data)))  # into memory: to a file that cannot grow, it would not say why
         with atomic(target) as file:
             file.write(array.getbuffer())
-        os.utime(target, ns=(_time(picture),) * 2)
+        os.utime(target, ns=(_time(image),) * 2)
 
 
-def _size(picture: Picture) -> int:
-    return _HEADER + 3 * picture.height * picture.width
+def _size(image: ImageFile) -> int:
+    return _HEADER + 3 * image.height * image.width
 
 
-def _time(picture: Picture) -> int:
+def _time(image: ImageFile) -> int:
     """Return the time of change of its file, in nanoseconds of the first days of 1970."""
-    return int(picture.image[:12], 16)
+    return int(image.image[:12], 16)
 
 
-def _is_there(target: Path, picture: Picture) -> bool:
+def _is_there(target: Path, image: ImageFile) -> bool:
     try:
         found = target.stat()
     except OSError:
         return False
-    return found.st_size == _size(picture) and found.st_mtime_ns == _time(picture)
+    return found.st_size == _size(image) and found.st_mtime_ns == _time(image)

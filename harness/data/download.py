@@ -54,7 +54,7 @@ def download(
     pause : float
         Seconds before the second try; twice as long before each further one.
     progress : callable
-        Told bytes that are there, and bytes in all, 0 where the server does not say.
+        Called with the bytes that are there, and bytes in all, 0 where the server does not say.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def disk_watched(folder: Path) -> Iterator[None]:
             raise UserError(f"the disk of {folder} is full: make room; the same command goes on from there") from error
         if error.errno in _FORBIDDEN:
             where = error.filename or folder
-            raise UserError(f"{where}: {error.strerror}; when that is mended, give the same command again") from error
+            raise UserError(f"{where}: {error.strerror}; when that is fixed, give the same command again") from error
         raise
 
 

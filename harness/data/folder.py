@@ -49,7 +49,7 @@ class Folder(Dataset):
     def ids(self, split: str) -> list[str]:
         found = [image_id for image_id in self._table.labels if self._split(image_id) == split]
         if not found:
-            raise UserError(f"labels.csv has no picture of split '{split}': {closest(split, self.splits())}")
+            raise UserError(f"labels.csv has no image of split '{split}': {closest(split, self.splits())}")
         return found
 
     @cached_property

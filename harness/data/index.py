@@ -33,7 +33,7 @@ _FORMAT = 3  # of what is remembered of a file
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """What the check pass found out about an image.
 
     Attributes
@@ -73,22 +73,22 @@ class SplitIndex:
     dataset: str
     split: str
     masks: bool
-    pictures: tuple[Picture, ...]
+    images: tuple[ImageFile, ...]
 
     @cached_property
     def ids(self) -> list[str]:
         """The image ids."""
-        return [picture.id for picture in self.pictures]
+        return [image.id for image in self.images]
 
     @cached_property
     def digest(self) -> str:
         """A key of all content: ids, images, masks and labels."""
-        return digest([(picture.id, picture.image, picture.mask, picture.labels) for picture in self.pictures])
+        return digest([(image.id, image.image, image.mask, image.labels) for image in self.images])
 
     @cached_property
     def mask_digest(self) -> str:
         """A key of the pixels of its masks, by id; empty without masks."""
-        return digest(sorted((picture.id, picture.pixels) for picture in self.pictures)) if self.masks else ""
+        return digest(sorted((image.id, image.pixels) for image in self.images)) if self.masks else ""
 
 
 def index_split(
@@ -115,11 +115,11 @@ def index_split(
         twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
         raise UserError(f"split '{split}' of {dataset.name} names {twice} twice")
     masks = masks or label_source == "masks"
-    pictures, problems = examine(dataset, ids, label_source, masks, cache, progress)
+    images, problems = examine(dataset, ids, label_source, masks, cache, progress)
     if problems:
-        what = complain(f"{dataset.name}/{split}", f"{len(problems)} of {len(ids)} pictures", problems)
-        raise UserError(what + dataset.mend(dataset.root))
-    return SplitIndex(dataset.name, split, masks, tuple(pictures))
+        what = complain(f"{dataset.name}/{split}", f"{len(problems)} of {len(ids)} images", problems)
+        raise UserError(what + dataset.remedy(dataset.root))
+    return SplitIndex(dataset.name, split, masks, tuple(images))
 
 
 def examine(
@@ -129,13 +129,13 @@ def examine(
     masks: bool,
     cache: Path | None = None,
     progress: Progress = lambda done, total: None,
-) -> tuple[list[Picture], dict[str, str]]:
+) -> tuple[list[ImageFile], dict[str, str]]:
     """Open images, their image labels and their masks; return what can be used, and by id why the rest cannot."""
     memory = _Memory(cache / f"files-{dataset.name}.json" if cache else None)
     problems: dict[str, str] = {}
-    pictures: list[Picture] = []
+    images: list[ImageFile] = []
 
-    def look(image_id: str) -> Picture | str:
+    def look(image_id: str) -> ImageFile | str:
         try:
             return _look(dataset, image_id, label_source, masks, memory)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -143,22 +143,22 @@ def examine(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, (image_id, found) in enumerate(zip(ids, pool.map(look, ids), strict=True), 1):
-            if isinstance(found, Picture):
-                pictures.append(found)
+            if isinstance(found, ImageFile):
+                images.append(found)
             else:
                 problems[image_id] = found
             progress(done, len(ids))
     memory.save()
-    return pictures, problems
+    return images, problems
 
 
-def _look(dataset: Dataset, image_id: str, label_source: str, masks: bool, memory: _Memory) -> Picture:
+def _look(dataset: Dataset, image_id: str, label_source: str, masks: bool, memory: _Memory) -> ImageFile:
     image = memory.recall(dataset.image_path(image_id), _read_image)
     mask: dict[str, Any] = {"hash": "", "pixels": "", "values": []}
     if masks:
         mask = memory.recall(dataset.mask_path(image_id), _read_mask)
         if mask["size"] != image["size"]:
-            raise ValueError("mask is {}x{}, picture {}x{} (height x width)".format(*mask["size"], *image["size"]))
+            raise ValueError("mask is {}x{}, image {}x{} (height x width)".format(*mask["size"], *image["size"]))
         undefined = [v for v in mask["values"] if v != IGNORE and v >= len(dataset.classes)]
         if undefined:
             raise ValueError(
@@ -170,7 +170,7 @@ def _look(dataset: Dataset, image_id: str, label_source: str, masks: bool, memor
     else:
         labels = [] if label_source == NO_LABELS else dataset.image_labels(image_id, label_source)
     height, width = image["size"]
-    return Picture(
+    return ImageFile(
         image_id, image["hash"], mask["hash"], mask["pixels"], height, width, image["mode"], values, tuple(labels),
         image["turned"],
     )  # fmt: skip

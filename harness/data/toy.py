@@ -43,7 +43,7 @@ class Toy(VOCLayout):
     seed: ClassVar[int] = 1
     hue_spread: ClassVar[float] = 0.04
     clutter: ClassVar[int] = 10
-    note = "toy pictures are drawn: scores compare methods here and nowhere else"
+    note = "toy images are drawn: scores compare methods here and nowhere else"
 
     def prepare(self) -> None:
         """Draw the images, if they are not there yet; a folder is there as a whole or not at all."""
@@ -74,12 +74,12 @@ class Toy(VOCLayout):
             (folder / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(ids) + "\n", "utf-8")
             for index, image_id in enumerate(ids):
                 rng = np.random.default_rng([self.seed, number, index])
-                image, mask = self._picture(rng)
+                image, mask = self._image(rng)
                 Image.fromarray(image).save(folder / "JPEGImages" / f"{image_id}.jpg", quality=92)
                 save_mask(folder / "SegmentationClass" / f"{image_id}.png", mask)
                 (folder / "Annotations" / f"{image_id}.xml").write_text(self._annotation(image_id, mask), "utf-8")
 
-    def _picture(self, rng: np.random.Generator) -> tuple[Array, Array]:
+    def _image(self, rng: np.random.Generator) -> tuple[Array, Array]:
         height, width = (int(side) for side in rng.integers(self.sides[0], self.sides[1] + 1, 2))
         image = _background(rng, height, width, self.clutter)
         mask = np.zeros((height, width), np.uint8)

@@ -42,13 +42,13 @@ class VOCLayout(Dataset):
                 return folder
         raise UserError(
             f"{self.root} holds no {self.name}: expected JPEGImages in it, or in VOCdevkit/VOC2012 in it"
-            + self.mend(self.root)
+            + self.remedy(self.root)
         )
 
     def prepare(self) -> None:
         if not self.splits():
             missing = f"{self.folder} has no split files: expected ImageSets/Segmentation/*.txt"
-            raise UserError(missing + self.mend(self.root))
+            raise UserError(missing + self.remedy(self.root))
 
     def splits(self) -> list[str]:
         return sorted(path.stem for path in (self.folder / "ImageSets" / "Segmentation").glob("*.txt"))
@@ -57,7 +57,7 @@ class VOCLayout(Dataset):
         path = self.folder / "ImageSets" / "Segmentation" / f"{split}.txt"
         if not path.exists():
             missing = f"{self.name} has no split '{split}' in {path.parent}: found {', '.join(self.splits())}"
-            raise UserError(missing + self.mend(self.root))
+            raise UserError(missing + self.remedy(self.root))
         return read_ids(path)
 
     @cached_property

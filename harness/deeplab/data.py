@@ -25,15 +25,15 @@ class Positions(torch.utils.data.Sampler[tuple[int, int]]):
 
     Parameters
     ----------
-    pictures : int
+    images : int
         How many there are.
     length : int
         How many the training looks at.
     seed : int
     """
 
-    def __init__(self, pictures: int, length: int, seed: int) -> None:
-        self.pictures, self.length, self.seed = pictures, length, seed
+    def __init__(self, images: int, length: int, seed: int) -> None:
+        self.images, self.length, self.seed = images, length, seed
         self.start = 0
 
     def __len__(self) -> int:
@@ -42,9 +42,9 @@ class Positions(torch.utils.data.Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order, current = np.zeros(0, int), -1
         for position in range(self.start, self.length):
-            turn, place = divmod(position, self.pictures)
+            turn, place = divmod(position, self.images)
             if turn != current:
-                order = np.random.default_rng(derive(self.seed, "order", turn)).permutation(self.pictures)
+                order = np.random.default_rng(derive(self.seed, "order", turn)).permutation(self.images)
                 current = turn
             yield position, int(order[place])
 
@@ -59,7 +59,7 @@ class PseudoMasks(torch.utils.data.Dataset[dict[str, Any]]):
 
     Parameters
     ----------
-    pictures, masks : sequence of Path
+    images, masks : sequence of Path
         Side by side. Masks hold class indices; 255, and classes that do not count, are ignored.
     class_ids : sequence of int
         The classes that count, background first: what an index of the network stands for.
@@ -75,22 +75,22 @@ class PseudoMasks(torch.utils.data.Dataset[dict[str, Any]]):
     metainfo: dict[str, Any] = {}
 
     def __init__(
-        self, pictures: Sequence[Path], masks: Sequence[Path], class_ids: Sequence[int], recipe: Recipe, seed: int
+        self, images: Sequence[Path], masks: Sequence[Path], class_ids: Sequence[int], recipe: Recipe, seed: int
     ) -> None:
-        self.pictures, self.masks = pictures, masks
+        self.images, self.masks = images, masks
         self.recipe, self.seed = recipe, seed
         self.index_of = np.full(256, IGNORE, np.uint8)
         self.index_of[list(class_ids)] = np.arange(len(class_ids))
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
         """Return `inputs`, (3, h, w) uint8 RGB, and `data_samples` with (1, h, w) labels; no side exceeds the crop."""
         position, number = place
         rng = np.random.default_rng(derive(self.seed, "augment", position))
         labels = self.index_of[open_mask(self.masks[number])]
-        image, labels = augment(open_rgb(self.pictures[number]), labels, self.recipe, rng)
+        image, labels = augment(open_rgb(self.images[number]), labels, self.recipe, rng)
         sample = SegDataSample()
         sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels.astype(np.int64))[None])
         return {"inputs": torch.from_numpy(image).permute(2, 0, 1).contiguous(), "data_samples": sample}

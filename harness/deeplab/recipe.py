@@ -79,7 +79,7 @@ class Recipe(Frozen):
     flip : bool
         Whether every second image is mirrored in training.
     batch_size, accumulate : int
-        Pictures of a batch, and batches whose gradients are averaged for one step of the optimiser.
+        Images of a batch, and batches whose gradients are averaged for one step of the optimiser.
     iterations : int
         Steps of the optimiser.
     lr, momentum, weight_decay : float

@@ -141,7 +141,7 @@ class _Course(Hook):
         iteration = done // self.recipe.accumulate
         if not all(math.isfinite(value) for value in means.values()):
             values = ", ".join(f"{name} {value:g}" for name, value in means.items())
-            raise HarnessError(f"a loss is not finite by iteration {iteration}: {values}; a lower lr may mend it")
+            raise HarnessError(f"a loss is not finite by iteration {iteration}: {values}; a lower lr may help")
         self.session.curves.append({"iteration": iteration, "lr": self.optimizer.param_groups[0]["lr"], **means})
         self.session.progress(iteration, self.recipe.iterations, means)
         if done < total and time.monotonic() - self.saved_at > self.save_seconds / _MAX_CHECKPOINT_SHARE:

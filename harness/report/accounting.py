@@ -1,4 +1,4 @@
-"""How many parameters published masks cost: the networks on the way to them, counted by one stated convention."""
+"""How many parameters published masks cost: all networks in the pipeline, counted by one stated convention."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Account(Frozen):
     scores : tuple of dict
         Which scores are of it: fields of `Score`, with the values that they have.
     bpm, segmentation : tuple of str
-        The networks on the way to its baseline pseudo-masks, and to the output of its segmentation network.
+        All networks in the pipeline up to its baseline pseudo-masks, and up to its segmentation network.
     unknown : str
         Why a stage without networks has none.
     paper : bool
@@ -47,7 +47,7 @@ class Account(Frozen):
         return any(all(getattr(score, key) == value for key, value in fields.items()) for fields in self.scores)
 
     def networks(self, stage: str) -> tuple[str, ...]:
-        """Return the networks on the way to a stage; none where they are not known."""
+        """Return all networks in the pipeline up to a stage; none where they are not known."""
         return {"bpm": self.bpm, "segmentation": self.segmentation}.get(stage, ())
 
 

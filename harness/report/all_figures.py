@@ -18,7 +18,7 @@ from harness.report.dataframe import once
 from harness.report.figures import Drawn
 from harness.report.figures.series import coloured
 from harness.report.notes import protocol_name
-from harness.report.pictures import Picture, pictures_of
+from harness.report.overlays import PageImage, images_of
 from harness.report.published import published
 from harness.report.sensitivity import shared
 from harness.report.tables import declared
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def album(
-    found: pd.DataFrame, kind: str, registry: Registry, store: Store, folder: Path, root: Path | None, pictures: int
+    found: pd.DataFrame, kind: str, registry: Registry, store: Store, folder: Path, root: Path | None, images: int
 ) -> Iterator[Drawn]:
     """Draw the figures of a report.
 
@@ -45,7 +45,7 @@ def album(
         Where the files are written.
     root : Path or None
         The folder of a dataset that needs one.
-    pictures : int
+    images : int
         How many images a figure of images shows; 0 draws none of these.
 
     Yields
@@ -62,17 +62,17 @@ def album(
     for name, rows in scored.groupby("dataset"):
         last = _last_split(rows)
         yield figures.parameters_figure(rows, published(registry), folder / f"parameters-{name}", str(name), last)
-        dataset, problem = _open(str(name), registry, root) if pictures else (None, "")
+        dataset, problem = _open(str(name), registry, root) if images else (None, "")
         if problem:
-            yield Drawn(f"pictures-{name}", None, (), f"{name}: figures of pictures", (problem,))
+            yield Drawn(f"images-{name}", None, (), f"{name}: figures of images", (problem,))
         for title, own in by_protocol(rows):
             under = protocol_name(own.record.iloc[0])
-            for drawn in _of_protocol(own, store, folder, f"{name}-{title}", dataset, pictures):
+            for drawn in _of_protocol(own, store, folder, f"{name}-{title}", dataset, images):
                 yield replace(drawn, caption=f"{name}, {under}: {drawn.caption}")
 
 
 def _of_protocol(
-    rows: pd.DataFrame, store: Store, folder: Path, name: str, dataset: Dataset | None, pictures: int
+    rows: pd.DataFrame, store: Store, folder: Path, name: str, dataset: Dataset | None, images: int
 ) -> Iterator[Drawn]:
     split = _last_split(rows)
     yield figures.class_bars(rows, folder / f"classes-{name}", split)
@@ -82,14 +82,14 @@ def _of_protocol(
     if dataset is None:
         return
     path = folder / f"gallery-{name}.png"
-    if gallery.draw(rows, dataset, split, store, path, pictures):
-        yield Drawn(path.stem, None, (path,), f"{name}, {split}: pictures, ground truth, heat-maps and masks", ())
-    yield figures.heatmaps_figure(rows, dataset, store, folder / f"heatmaps-{name}", split, count=pictures)
-    yield figures.qualitative_figure(rows, dataset, store, folder / f"qualitative-{name}", split, count=pictures)
-    yield figures.extreme_pictures(rows, dataset, store, folder / f"extremes-{name}", split)
+    if gallery.draw(rows, dataset, split, store, path, images):
+        yield Drawn(path.stem, None, (path,), f"{name}, {split}: images, ground truth, heat-maps and masks", ())
+    yield figures.heatmaps_figure(rows, dataset, store, folder / f"heatmaps-{name}", split, count=images)
+    yield figures.qualitative_figure(rows, dataset, store, folder / f"qualitative-{name}", split, count=images)
+    yield figures.extreme_images(rows, dataset, store, folder / f"extremes-{name}", split)
 
 
-def pictures_of_all(found: pd.DataFrame, registry: Registry, store: Store, root: Path | None) -> Iterator[Picture]:
+def images_of_all(found: pd.DataFrame, registry: Registry, store: Store, root: Path | None) -> Iterator[PageImage]:
     """Yield images with masks to lay over them, for each dataset and protocol of a report's page.
 
     A dataset that cannot be opened has none; `album` says why.
@@ -98,7 +98,7 @@ def pictures_of_all(found: pd.DataFrame, registry: Registry, store: Store, root:
         dataset, _ = _open(str(name), registry, root)
         if dataset is not None:
             for _, own in by_protocol(rows):
-                yield from pictures_of(own, dataset, _last_split(own), store)
+                yield from images_of(own, dataset, _last_split(own), store)
 
 
 def by_protocol(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

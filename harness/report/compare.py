@@ -14,7 +14,7 @@ from harness.results.record import Record
 from harness.results.store import Store
 from harness.run.record import split_confusions
 
-PICTURES = 5  # named at either end
+IMAGES = 5  # named at either end
 
 
 def compare(first: Record, second: Record, store: Store) -> dict[str, Any]:
@@ -49,13 +49,13 @@ def compare(first: Record, second: Record, store: Store) -> dict[str, Any]:
         if split in second["metrics"] and first["data"][split] == second["data"][split]:
             splits[split] = _split(first, second, split, store)
     if not splits:
-        raise UserError("the two cells were not scored on the same pictures: their scores cannot be compared")
+        raise UserError("the two cells were not scored on the same images: their scores cannot be compared")
     specs = [_flat({name: record[name] for name in ("spec", "weights", "applied")}) for record in (first, second)]
-    told = [key for key in specs[0] | specs[1] if not key.endswith((".summary", ".source"))]
+    keys = [key for key in specs[0] | specs[1] if not key.endswith((".summary", ".source"))]
     return {
         "first": {"key": first["key"], "title": first["title"]},
         "second": {"key": second["key"], "title": second["title"]},
-        "differs": {key: [spec.get(key) for spec in specs] for key in told if specs[0].get(key) != specs[1].get(key)},
+        "differs": {key: [spec.get(key) for spec in specs] for key in keys if specs[0].get(key) != specs[1].get(key)},
         "seeds": [record["spec"]["seed"] for record in (first, second)],
         "splits": splits,
     }
@@ -72,8 +72,8 @@ def _split(first: Record, second: Record, split: str, store: Store) -> dict[str,
         "miou": [float(mean_iou(count.sum(0))) for count in counts],
         "difference": found["miou"],
         "classes": dict(zip(first["classes"], found["iou"], strict=True)),
-        "gained": {ids[n]: float(change[n]) for n in order[::-1][:PICTURES] if change[n] > 0},
-        "lost": {ids[n]: float(change[n]) for n in order[:PICTURES] if change[n] < 0},
+        "gained": {ids[n]: float(change[n]) for n in order[::-1][:IMAGES] if change[n] > 0},
+        "lost": {ids[n]: float(change[n]) for n in order[:IMAGES] if change[n] < 0},
     }
 
 

@@ -81,7 +81,7 @@ def _setting(name: str, value: Any) -> str:
 
 
 def _masks(row: Any) -> str:
-    """Return what tells the masks of a row from others; of a cell that is not done, the cell."""
+    """Return what distinguishes the masks of a row; of a cell that is not done, the cell."""
     places = row.record.get("artefacts", {}).get("splits", {})
     made = places.get(row.split, {}).get("evaluate", row.key)
     return canonical([without_verification(row.record["spec"]), row.split, made])

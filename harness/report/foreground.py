@@ -21,8 +21,8 @@ from harness.strict import canonical
 _ABOUT = ["method", "settings", "backbone", "weights", "seed"]
 _NOTES = [
     "foreground: IoU of all classes as one; with background: the mean of it and the background's IoU",
-    "per object: Jaccard of a class's pixels with all of the predicted foreground, mean over classes, then pictures",
-    "a picture's pixels of one class count as one object; undefined pixels are left out",
+    "per object: Jaccard of a class's pixels with all of the predicted foreground, mean over classes, then images",
+    "an image's pixels of one class count as one object; undefined pixels are left out",
     "best head: for each object the attention head that covers it best, which takes the ground truth: an oracle",
 ]
 
@@ -63,9 +63,9 @@ def _table(title: str, group: pd.DataFrame, store: Store) -> Table:
             about = _about(heads[0], marks)
             about[1] = f"best head of {len(heads)}"
             best = best_of_heads(heads, split, store)
-            told = "needs confusion matrices" if best is None else f"{best:.1f}"
+            score = "needs confusion matrices" if best is None else f"{best:.1f}"
             table.sources[len(table.rows), len(columns) - 1] = [record["key"] for record in heads]
-            table.rows.append([*about, "–", "–", told])
+            table.rows.append([*about, "–", "–", score])
     table.notes = [*_NOTES, *marks.notes]
     return table
 

@@ -1,4 +1,4 @@
-"""Pictures: image, ground truth, and for each method a heat-map per present class, BPM and refined masks."""
+"""Images: image, ground truth, and for each method a heat-map per present class, BPM and refined masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.data.base import Dataset
 from harness.report.figures.canvas import save
-from harness.report.figures.panels import Kept, Panel, draw_panels, heated, picture, truth
+from harness.report.figures.panels import Kept, Panel, draw_panels, heated, image, truth
 from harness.results.store import Store, UnusableArtefactError
 
 HEATMAPS = 2  # per method: classes shown
@@ -20,7 +20,7 @@ METHODS = 3  # side by side
 def draw(results: pd.DataFrame, dataset: Dataset, split: str, store: Store, path: Path, count: int = 4) -> bool:
     """Draw some images of a split, for the best-scoring settings of each method.
 
-    Pictures are spread evenly over the quarter of the split that shows the most classes: the same ones for everybody.
+    Images are spread evenly over the quarter of the split that shows the most classes: the same ones in every report.
 
     Parameters
     ----------
@@ -92,10 +92,10 @@ def _kept(group: pd.DataFrame, name: str, split: str, store: Store) -> dict[str,
 
 def _panels(cells: list[dict[str, Kept]], dataset: Dataset, image_id: str) -> list[Panel | None]:
     """Return the panels of one image."""
-    shown = picture(dataset, image_id)
+    shown = image(dataset, image_id)
     panels: list[Panel | None] = [shown, truth(dataset, image_id)]
     for kept in cells:
-        panels += _heats(kept, image_id, shown.picture)
+        panels += _heats(kept, image_id, shown.image)
         for title, one in kept.items():
             try:
                 panels.append(Panel(one.mask(image_id), title=title))

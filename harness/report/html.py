@@ -19,8 +19,8 @@ from harness.files import write_atomic
 from harness.report.figures.canvas import Drawn
 from harness.report.formats import csv_text, file_name, latex, markdown
 from harness.report.notes import forbidden, protocol_name
+from harness.report.overlays import PageImage, Shown, beside, data_uri, embedded
 from harness.report.page_data import drawers
-from harness.report.pictures import Picture, Shown, beside, data_uri, embedded
 from harness.report.tables import Table, unfinished
 from harness.results.record import Record
 from harness.strict import canonical
@@ -91,7 +91,7 @@ class _Tips:
 
 
 def write_page(
-    path: Path, title: str, tables: list[Table], results: pd.DataFrame, pictures: Iterable[Picture],
+    path: Path, title: str, tables: list[Table], results: pd.DataFrame, images: Iterable[PageImage],
     figures: Iterable[Drawn] = (), citations: str = "",
 ) -> None:  # fmt: skip
     """Write tables, records, figures and images as one HTML page; the same input gives the same bytes.
@@ -99,14 +99,14 @@ def write_page(
     Parameters
     ----------
     path : Path
-        The page. Pictures after the first 36 are written to the folder `STEM-pictures` beside it, and loaded when
+        The page. Images after the first 36 are written to the folder `STEM-images` beside it, and loaded when
         somebody looks at them.
     title : str
     tables : list of Table
         Cells that were not scored need no table here: the page makes one from `results`.
     results : DataFrame
         As `load_results` gives it; the records that the tables' scores come from.
-    pictures : iterable of Picture
+    images : iterable of Image
         Those with the same caption stand together.
     figures : iterable of Drawn
         Their files lie in the folder of the page; of those after the first 36 the page loads the files.
@@ -118,10 +118,10 @@ def write_page(
     taken: set[str] = set()
     sections = [_section(table, records, tips, taken) for table in tables]
     left = unfinished(results)
-    folder = path.with_name(f"{path.stem}-pictures")
+    folder = path.with_name(f"{path.stem}-images")
     galleries: dict[str, list[Shown]] = {}
-    for number, picture in enumerate(pictures):
-        shown = embedded(picture) if number < EMBEDDED else beside(picture, folder, number)
+    for number, image in enumerate(images):
+        shown = embedded(image) if number < EMBEDDED else beside(image, folder, number)
         galleries.setdefault(shown.caption, []).append(shown)
     script = (_HERE / "page.js").read_text("utf-8")
     page = _environment().get_template("page.html.j2").render(
@@ -234,8 +234,8 @@ def _download(name: str, text: str) -> tuple[str, str]:
 
 def _numeric(texts: list[str]) -> bool:
     """Return whether a column holds numbers, whatever follows them."""
-    told = [text for text in texts if text not in _NOTHING]
-    return bool(told) and all(_NUMBER.match(text) for text in told)
+    filled = [text for text in texts if text not in _NOTHING]
+    return bool(filled) and all(_NUMBER.match(text) for text in filled)
 
 
 def _tone(text: str) -> str:
@@ -251,7 +251,7 @@ def _slug(title: str, taken: set[str]) -> str:
 
 
 def _overlays(shown: list[Shown]) -> list[str]:
-    return list(dict.fromkeys(name for picture in shown for name, _ in picture.overlays))
+    return list(dict.fromkeys(name for image in shown for name, _ in image.overlays))
 
 
 def _flat(fields: dict[str, Any]) -> dict[str, str]:

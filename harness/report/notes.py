@@ -25,7 +25,7 @@ def protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str], registr
     record = group.record.iloc[0]
     protocol = record["spec"]["protocol"]
     gating = protocol["class_gating"]
-    pictures = ", ".join(f"{split} {record['pictures'][split]}" for split in splits)
+    images = ", ".join(f"{split} {record['pictures'][split]}" for split in splits)
     mirrored = "" if protocol["flip"] == "none" else f", mirrored too ({protocol['flip']})"
     defined = "" if protocol["metric"] == "pooled" else f"defined as '{protocol['metric']}', "
     notes = [
@@ -38,7 +38,7 @@ def protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str], registr
         ),
         (
             f"mIoU: of the pseudo-masks before any refiner (baseline pseudo-masks, BPM), {defined}over "
-            f"{_classes(group)} classes, background included; images: {pictures}"
+            f"{_classes(group)} classes, background included; images: {images}"
         ),
         "of several seeds: mean ± standard deviation over seeds; [95 % interval over images, mean of the seeds']",
     ]
@@ -50,7 +50,7 @@ def protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str], registr
     for split in splits:
         whole, scored = dataset_class.official.get(split), record["pictures"][split]
         if whole and whole != scored:
-            notes.append(f"{split}: {scored} of {whole} official pictures, so these are not {dataset} scores")
+            notes.append(f"{split}: {scored} of {whole} official images, so these are not {dataset} scores")
     return [*notes, dataset_class.note] if dataset_class.note else notes
 
 

@@ -47,7 +47,7 @@ def _whole(spec: dict[str, Any], registry: Registry) -> dict[str, Any]:
 
 
 def _content(spec: dict[str, Any], *besides: str) -> str:
-    """Return what tells the cells of an experiment from others, but some fields of the protocol."""
+    """Return what distinguishes the cells of an experiment, but some fields of the protocol."""
     left_out = ("weights", "checkpoint", "seed", "limit")
     kept = {key: value for key, value in spec.items() if key not in left_out and value is not None}
     apart = ("name", "summary", "source", "version", *besides)
@@ -55,6 +55,6 @@ def _content(spec: dict[str, Any], *besides: str) -> str:
 
 
 def _masks(spec: dict[str, Any]) -> str:
-    """Return what tells the rows of a table from others: refiners and verifiers are columns."""
+    """Return what distinguishes the rows of a table: refiners and verifiers are columns."""
     rows = {key: value for key, value in spec.items() if key not in ("refiner", "verifier")}
     return _content(rows, "refine", *VERIFICATION)

@@ -1,7 +1,7 @@
 """Published scores as data: what papers and repositories print, under which protocol, and which cell of ours it is of.
 
 A file in `configs/published` holds tables; what a table, a column or a row says of its scores is said once, and the
-row's word goes before the column's, the table's and the file's.
+row's entry goes before the column's, the table's and the file's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _numbers(value: Any) -> tuple[str, ...]:
     if not isinstance(value, str):
         raise ValueError("expected text, so that digits stay as they are printed: put a single number in quotes")
     words = tuple(value.split())
-    wrong = [word for word in words if word != NOTHING and not re.fullmatch(r"\d+(\.\d+)?", word)]
+    wrong = [entry for entry in words if entry != NOTHING and not re.fullmatch(r"\d+(\.\d+)?", entry)]
     if wrong:
         raise ValueError(f"expected numbers in per cent, or {NOTHING} for none: '{wrong[0]}'")
     return words
@@ -145,13 +145,13 @@ class Score(Facts):
     printed : str
         In per cent, with the digits that are printed.
     method, backbone, settings : str, str, dict
-        The method of ours that it is a score of, the alias of the backbone, and the settings that tell its row from
-        others; empty for a score that nothing of ours measures.
+        The method of ours that it is a score of, the alias of the backbone, and the settings that distinguish its row;
+        empty for a score that nothing of ours measures.
     protocol : dict
         The protocol fields that the source states or its code shows, named and spelt as in a record; an absent one is
         unknown. Those of `refined` masks are of the maps that the refiner began with.
     verifier : str
-        The segmentation network and its initialisation, where the source tells.
+        The segmentation network and its initialisation, where the source says so.
     tolerance : Tolerance
     source : str
         Paper and table, or repository.

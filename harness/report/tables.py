@@ -298,7 +298,7 @@ def _method_notes(row: _Row) -> list[str]:
     if row.version:
         notes.append(f"source version {row.version[:12]}; other rows of {row.method} are of another source")
     if row.limit:
-        notes.append(f"only the first {row.limit} pictures of each split")
+        notes.append(f"only the first {row.limit} images of each split")
     return notes
 
 

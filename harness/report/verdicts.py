@@ -33,7 +33,7 @@ class Verdict:
     measured : list of float
         In per cent, one per seed.
     seeds : list of int
-    word : str
+    outcome : str
         `match`, `within tolerance`, `off`, `not comparable`; or why there is nothing: `not run`, `failed: reason`.
     differs : list of str
         In what the two were not scored alike: field, published value, ours.
@@ -44,7 +44,7 @@ class Verdict:
     score: Score
     measured: list[float]
     seeds: list[int]
-    word: str
+    outcome: str
     differs: list[str]
     keys: list[str]
 
@@ -93,7 +93,7 @@ def _table(rows: list[Verdict]) -> Table:
         table.rows.append([
             score.label + marks.of(list(score.notes)), score.network or "–", about, score.printed, _measured(verdict),
             "–" if difference is None else f"{difference:+.1f}",
-            verdict.word + marks.of([f"not scored alike: {'; '.join(verdict.differs)}"] if verdict.differs else []),
+            verdict.outcome + marks.of([f"not scored alike: {'; '.join(verdict.differs)}"] if verdict.differs else []),
             ",".join(map(str, verdict.seeds)) or "–",
         ])  # fmt: skip
     reasons = {f"tolerance {v.score.tolerance.points:g} points: {v.score.tolerance.reason}" for v in rows}
@@ -129,12 +129,12 @@ def _judge(score: Score, records: list[Record], registry: Registry, store: Store
     differs = list(dict.fromkeys(text for record in done for text in _differences(score, record, registry)))
     off = abs(fmean(measured.values()) - score.value)
     if differs:
-        word = UNLIKE
+        outcome = UNLIKE
     elif off <= _ROUNDING:
-        word = MATCH
+        outcome = MATCH
     else:
-        word = WITHIN if off <= score.tolerance.points else OFF
-    return Verdict(score, list(measured.values()), list(measured), word, differs, keys)
+        outcome = WITHIN if off <= score.tolerance.points else OFF
+    return Verdict(score, list(measured.values()), list(measured), outcome, differs, keys)
 
 
 def _value(score: Score, records: list[Record], store: Store) -> float | None:
@@ -159,7 +159,7 @@ def _differences(score: Score, record: Record, registry: Registry) -> Iterator[s
     masks_of = protocol["mask_split"] if score.verified else score.split
     for field, there in score.protocol.items():
         if field in VERIFICATION:
-            continue  # told by `_verification`
+            continue  # said by `_verification`
         if field == "background" and applied["background"] == "model":
             continue  # the rule does not apply to a method with a background of its own
         here = applied["background"] if field == "background" else protocol[field]
@@ -172,7 +172,7 @@ def _differences(score: Score, record: Record, registry: Registry) -> Iterator[s
         yield from _verification(score, record)
     whole, scored = dataset.official.get(score.split), record["pictures"][score.split]
     if whole and whole != scored:
-        yield f"{whole} pictures there, {scored} here"
+        yield f"{whole} images there, {scored} here"
     if record["weights"]["source"] == "random":
         yield "pretrained weights there, a random start here"
 

@@ -12,7 +12,7 @@ from harness.results.record import Record
 
 
 def verifier_names(records: Sequence[Record]) -> list[str]:
-    """Return what to call the verifier of each record: its recipe, with the settings that tell it from its likes.
+    """Return what to call the verifier of each record: its recipe, with and settings that differ.
 
     `none` for a record without verification.
     """
@@ -21,8 +21,8 @@ def verifier_names(records: Sequence[Record]) -> list[str]:
     apart = {
         name: varying(own for own, called in zip(facts, names, strict=True) if called == name) for name in set(names)
     }
-    told = [variant(own, apart[name]) for own, name in zip(facts, names, strict=True)]
-    return [f"{name} {settings}".strip() for name, settings in zip(names, told, strict=True)]
+    settings = [variant(own, apart[name]) for own, name in zip(facts, names, strict=True)]
+    return [f"{name} {settings}".strip() for name, settings in zip(names, settings, strict=True)]
 
 
 def _verifier_facts(record: Record) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def _caches(store: Store, datasets: set[str]) -> Iterator[Waste]:
         if path.match("files-*.json") and path.name not in needed:  # what the check pass remembers
             yield Waste(path, "cache", "of a dataset without records")
     if (decoded := decoded_folder(store.root)).is_dir():
-        yield Waste(decoded, "cache", "decoded pictures, made again when asked for")
+        yield Waste(decoded, "cache", "decoded images, made again when asked for")
 
 
 def _drafts(store: Store) -> list[Path]:

@@ -111,7 +111,7 @@ class Leases:
 
 
 def _machine() -> str:
-    """Return what tells one set of process ids from another: the host's boot and the pid namespace."""
+    """Return what distinguishes one set of process ids from another: the host's boot and the pid namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -76,7 +76,7 @@ def plan_merge(paths: Iterable[Path], results: Path, max_bytes: int | None, prog
     max_bytes : int or None
         How much one archive may unpack to; None takes the size of the disk that holds `results`.
     progress : callable
-        Told (what, done, total) meanwhile.
+        Called with (what, done, total) meanwhile.
 
     Returns
     -------

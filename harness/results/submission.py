@@ -78,7 +78,7 @@ def _submittable(record: Record) -> str:
         raise UserError(f"{title} knows {len(record['classes'])} of {len(VOC12.classes)} classes")
     found, whole = record["pictures"][SPLIT], VOC12.official[SPLIT]
     if found != whole:
-        raise UserError(f"{title} has {found} of the {whole} pictures of {SPLIT}: the server takes all or none")
+        raise UserError(f"{title} has {found} of the {whole} images of {SPLIT}: the server takes all or none")
     stage = "segment" if "verifier" in record else "mask"
     if stage == "mask" and record["applied"]["gating"][SPLIT] == "gt":
         raise UserError(f"{title}: its masks of {SPLIT} are gated by ground-truth image labels, which nobody may see")

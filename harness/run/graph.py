@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from harness.cell import Cell
-from harness.data.index import Picture
+from harness.data.index import ImageFile
 from harness.errors import UserError
 from harness.inputs import Inputs
 from harness.method import Method
@@ -28,7 +28,7 @@ class Graph:
     ----------
     nodes : dict
         Every stage once, by key, parents before children.
-    pictures : dict
+    image_paths : dict
         The image files of each split, by the key of its labels.
     contents : dict
         What the check pass found in them.
@@ -37,8 +37,8 @@ class Graph:
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
-    pictures: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    contents: dict[str, tuple[Picture, ...]] = field(default_factory=dict)
+    image_paths: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    contents: dict[str, tuple[ImageFile, ...]] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
 
 
@@ -105,10 +105,10 @@ class CellGraph(OpenedCell):
             background_label=self.protocol.background_label, content=index.digest,
         )  # fmt: skip
         node = self._add("labels", config, [], f"{self.spec.dataset}/{split}")
-        if node.key not in self.graph.pictures:
+        if node.key not in self.graph.image_paths:
             paths = (self.dataset.image_path(image_id) for image_id in index.ids)
-            self.graph.pictures[node.key] = tuple(str(path.absolute()) for path in paths)
-            self.graph.contents[node.key] = index.pictures
+            self.graph.image_paths[node.key] = tuple(str(path.absolute()) for path in paths)
+            self.graph.contents[node.key] = index.images
         return node
 
     def fit(self) -> Node:

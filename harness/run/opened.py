@@ -79,12 +79,12 @@ class OpenedCell:
             if not self.is_scored(split):
                 continue
             index = self.index(split)
-            values = {value for picture in index.pictures for value in picture.mask_values}
+            values = {value for image in index.images for value in image.mask_values}
             if not values & set(self.class_ids):
                 raise UserError(f"{name}/{split} has no labelled pixel of the classes that count: nothing to score")
             if values == {0}:
                 remark(f"the masks of {name}/{split} hold only 0 and 255, which is not labelled: did you mean 1?")
-            if turned := sum(picture.turned for picture in index.pictures):
+            if turned := sum(image.turned for image in index.images):
                 remark(f"{turned} images of {name}/{split} are turned by their EXIF tag: their masks must be upright")
         for split, count in self.overlaps.items():
             remark(f"{count} images of {name}/{split} are in {self.protocol.fit_split} too, which is trained on")
@@ -96,11 +96,11 @@ class OpenedCell:
         """How many images of a held-out split are trained on, by id or by content; only where there are any."""
         if self.method.external or "image_labels" not in self.method.supervision or not self.protocol.fit_split:
             return {}
-        trained = self.index(self.protocol.fit_split, masks=False).pictures
-        known = {picture.id for picture in trained} | {picture.image for picture in trained}
+        trained = self.index(self.protocol.fit_split, masks=False).images
+        known = {image.id for image in trained} | {image.image for image in trained}
         held_out = [split for split in self.protocol.eval_splits if split not in self.dataset.training_splits]
         counts = {
-            split: sum(not known.isdisjoint((picture.id, picture.image)) for picture in self.index(split).pictures)
+            split: sum(not known.isdisjoint((image.id, image.image)) for image in self.index(split).images)
             for split in held_out
         }
         return {split: count for split, count in counts.items() if count}

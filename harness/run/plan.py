@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cell import Cell, RunSpec, distinct_titles
-from harness.data.decoded import DecodedPictures, decoded_folder
+from harness.data.decoded import DecodedImages, decoded_folder
 from harness.errors import MissingWeightsError
 from harness.file_setting import known_places
 from harness.inputs import Inputs
@@ -69,20 +69,20 @@ class Plan(Graph):
     def locations_of(self, node: Node) -> Locations:
         """Return what a stage sees of this machine; dataset roots only if it may read ground truth."""
         may_see = STAGES[node.stage].sees_ground_truth(node.config)
-        images = self.pictures.get(node.parents.get("labels", ""), ())
+        paths = self.image_paths.get(node.parents.get("labels", ""), ())
         if (shard := getattr(node.config, "shard", None)) is not None:
-            images = images[shard * SHARD :][:SHARD]
-        return replace(self.locations, roots=self.locations.roots if may_see else {}, pictures=images)
+            paths = paths[shard * SHARD :][:SHARD]
+        return replace(self.locations, roots=self.locations.roots if may_see else {}, image_paths=paths)
 
-    def decode(self, keys: Iterable[str]) -> DecodedPictures:
+    def decode(self, keys: Iterable[str]) -> DecodedImages:
         """Hand decoded images to some stages; they are returned, and to be written before these stages run."""
         nodes = [self.nodes[key] for key in keys]
         opening = [node for node in nodes if STAGES[node.stage].opens_images(node.config)]
         splits = dict.fromkeys(node.parents["labels"] for node in opening)
-        files = [found for split in splits for found in zip(self.pictures[split], self.contents[split], strict=True)]
-        decoded = DecodedPictures(decoded_folder(Path(self.locations.store)), files)
+        files = [found for split in splits for found in zip(self.image_paths[split], self.contents[split], strict=True)]
+        decoded = DecodedImages(decoded_folder(Path(self.locations.store)), files)
         for split in splits:
-            self.pictures[split] = tuple(str(decoded.place(picture)) for picture in self.contents[split])
+            self.image_paths[split] = tuple(str(decoded.place(image)) for image in self.contents[split])
         return decoded
 
     def missing(self, store: Store, keep: Collection[str] | None = None) -> list[str]:

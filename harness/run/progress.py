@@ -89,7 +89,7 @@ class ConsoleView:
 
 @contextmanager
 def scanning(console: Console, doing: str = "checking") -> Iterator[Any]:
-    """Show a pass over many files, of images say; yields what is to be told (what, done, total)."""
+    """Show a pass over many files, of images say; yields a function to be called with (what, done, total)."""
     started = time.monotonic()
     tasks: dict[str, TaskID] = {}
     with _bars(console) as bars:

@@ -139,7 +139,7 @@ class Scheduler:
                     self._let_go()
         except OSError as error:
             message = (
-                f"cannot write to {self.store.root}: {error.strerror}; what was finished is kept: mend it, run again"
+                f"cannot write to {self.store.root}: {error.strerror}; what was finished is kept: fix it, run again"
             )
             raise HarnessError(message) from error
 
@@ -248,8 +248,8 @@ class Scheduler:
     def _say_how_far(self) -> None:
         """Write how far this run is, for `harness status`."""
         done, cells = self._stages - len(self.waiting) - len(self.running), len(self.plan.cells)
-        told = {"cells": cells, "open": len(self.open), "done": done, "total": self._stages, "left": self._left()}
-        self.store.write_progress(self._sweep, told)
+        progress = {"cells": cells, "open": len(self.open), "done": done, "total": self._stages, "left": self._left()}
+        self.store.write_progress(self._sweep, progress)
 
     def _left(self) -> float | None:
         """Return the seconds that are left, as far as stages of every kind have been seen."""

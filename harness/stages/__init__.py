@@ -142,7 +142,7 @@ class Locations:
     weights : dict
         Files of weights, and those that settings name, by sha256.
     plugins : tuple of str
-    pictures : tuple of str
+    image_paths : tuple of str
         The images of the stage's split, or of its shard, in order.
     """
 
@@ -150,7 +150,7 @@ class Locations:
     roots: dict[str, str]
     weights: dict[str, str] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
-    pictures: tuple[str, ...] = ()
+    image_paths: tuple[str, ...] = ()
 
 
 @dataclass
@@ -181,7 +181,7 @@ class Task:
     room: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     _reported: float = 0.0
-    _start: tuple[float, int] | None = None  # when the first progress was told, and how much was done by then
+    _start: tuple[float, int] | None = None  # when progress was first written, and how much was done by then
 
     @property
     def out(self) -> Path:
@@ -213,9 +213,9 @@ class Task:
         return Store(Path(self.locations.store))
 
     @cached_property
-    def pictures(self) -> list[Path]:
+    def image_paths(self) -> list[Path]:
         """The images of the split, or of its shard, in the order of its labels."""
-        return [Path(path) for path in self.locations.pictures]
+        return [Path(path) for path in self.locations.image_paths]
 
     def dataset(self) -> Dataset:
         """Return the dataset, ground truth and all; only for stages that may see it."""
@@ -239,12 +239,12 @@ class Task:
             return
         self._reported = now
         since, start = self._start or (now, 0)
-        told = {
+        progress = {
             "what": f"{self.node.stage} {self.node.label}", "done": done, "total": total, "notes": notes or {},
             "rate": (done - start) / (now - since) if now > since else None,
             "unit": STAGES[self.node.stage].unit,
         }  # fmt: skip
-        self.store.write_progress(self.node.key, told)
+        self.store.write_progress(self.node.key, progress)
 
 
 def method_of(registry: Registry, name: str, params: dict[str, Any]) -> Method:

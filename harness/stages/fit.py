@@ -88,7 +88,7 @@ def run(task: Task) -> None:
     data = TrainingData(
         split["ids"],
         torch.tensor(split["labels"], dtype=torch.float32),
-        task.pictures,
+        task.image_paths,
         task.workers,
         device=task.device,
         room=task.room,

@@ -33,7 +33,7 @@ def run(task: Task) -> None:
         for shards in (task.parents("mask", role=f"pseudo/{rule}") for rule in range(len(refiner.learns_from())))
     ]
     data = TrainingData(
-        ids, labels, task.pictures, task.workers, masks, config.class_ids, device=task.device, room=task.room
+        ids, labels, task.image_paths, task.workers, masks, config.class_ids, device=task.device, room=task.room
     )
     file = task.locations.weights.get(config.weights)
     weights = Weights("file", config.weights, Path(file)) if file else Weights("random")

@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.base import Dataset
-from harness.data.index import Picture, index_split
+from harness.data.index import ImageFile, index_split
 from harness.stages import Task
 from harness.stages.configs import LabelsConfig
 
 
-def label_matrix(pictures: tuple[Picture, ...], class_ids: list[int], background: str) -> np.ndarray:
+def label_matrix(images: tuple[ImageFile, ...], class_ids: list[int], background: str) -> np.ndarray:
     """Return (N, K) uint8 multi-hot labels over `class_ids`; column 0 is the background.
 
     With `background` "masks" an image counts as showing background if its mask does; with "always", always.
     """
-    matrix = np.zeros((len(pictures), len(class_ids)), np.uint8)
-    for row, picture in zip(matrix, pictures, strict=True):
-        row[1:] = [class_id in picture.labels for class_id in class_ids[1:]]
-        row[0] = background == "always" or 0 in picture.mask_values
+    matrix = np.zeros((len(images), len(class_ids)), np.uint8)
+    for row, image in zip(matrix, images, strict=True):
+        row[1:] = [class_id in image.labels for class_id in class_ids[1:]]
+        row[0] = background == "always" or 0 in image.mask_values
     return matrix
 
 
@@ -39,11 +39,11 @@ def run(task: Task) -> None:
         progress=task.progress,
     )
     if index.digest != config.content:
-        raise RuntimeError(f"the pictures of {dataset.name}/{config.split} changed since this run began")
-    matrix = label_matrix(index.pictures, config.class_ids, config.background_label)
+        raise RuntimeError(f"the images of {dataset.name}/{config.split} changed since this run began")
+    matrix = label_matrix(index.images, config.class_ids, config.background_label)
     rows = {
         "ids": index.ids,
-        "sizes": [[picture.height, picture.width] for picture in index.pictures],
+        "sizes": [[image.height, image.width] for image in index.images],
         "labels": matrix.tolist(),
     }
     (task.out / "labels.json").write_text(json.dumps(rows))

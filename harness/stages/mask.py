@@ -47,7 +47,7 @@ def run(task: Task) -> None:
         if output == "labels" and refiner is None:
             save_mask(task.out / f"{image_id}.png", class_of[maps[0]])
             continue
-        image = task.pictures[row[image_id] - start]
+        image = task.image_paths[row[image_id] - start]
         closed = background_is_closed(rules, labels[row[image_id]]) and len(classes) > 0
         best = best_class(maps, classes, (height, width), rules, output, refiner, image, closed)
         save_mask(task.out / f"{image_id}.png", class_of[np.array([0, *classes])[best]])

@@ -58,12 +58,12 @@ def run(task: Task) -> None:
     ids, labels = split["ids"], torch.tensor(split["labels"], dtype=torch.float32)
     fitted = task.parent("select" if "select" in task.node.parents else "fit")
     model = load_model(task.registry, method, fitted).to(task.device)
-    paths = [path for chunk in unfinished(task, len(ids)) for path in task.pictures[chunk]]
+    paths = [path for chunk in unfinished(task, len(ids)) for path in task.image_paths[chunk]]
     images = opened(paths, task.device, task.workers)
 
     def score(chunk: slice) -> Iterator[Scored]:
         torch.manual_seed(derive(model_config(fitted).seed, "score", chunk.start))
-        return score_pictures(task, method, model, ids[chunk], images, labels[chunk])
+        return score_images(task, method, model, ids[chunk], images, labels[chunk])
 
     write_scores(task, len(ids), score)
     (task.out / "scores.json").write_text(json.dumps({"output": method.output, "background": method.background}))
@@ -131,7 +131,7 @@ def batch_size(size: int | str, device: str) -> int:
     return fitting if fitting < _EIGHTS else fitting // _EIGHTS * _EIGHTS
 
 
-def score_pictures(
+def score_images(
     task: Task, method: Method, model: nn.Module, ids: list[str], images: Iterator[Tensor], labels: Tensor
 ) -> Iterator[Scored]:
     """Yield the score maps of some images, at the size, scales and mirroring of the stage's configuration.

@@ -24,7 +24,7 @@ def run(task: Task) -> None:
     class_of = np.array(config.class_ids, np.uint8)
     start = config.shard * SHARD
     ids = task.parent("labels").json("labels.json")["ids"][start : start + SHARD]
-    for done, (image_id, path) in enumerate(zip(ids, task.pictures, strict=True), 1):
+    for done, (image_id, path) in enumerate(zip(ids, task.image_paths, strict=True), 1):
         image = torch.from_numpy(open_rgb(path).copy()).permute(2, 0, 1)[None].to(task.device)
         with task.autocast(config.precision):
             scored = probabilities(model, image, recipe)[0].float().cpu()

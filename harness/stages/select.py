@@ -21,7 +21,7 @@ from harness.stages import Task
 from harness.stages.configs import SelectConfig
 from harness.stages.fit import EPOCH, load_model
 from harness.stages.mask import best_class
-from harness.stages.score import Scored, score_pictures
+from harness.stages.score import Scored, score_images
 
 
 def run(task: Task) -> None:
@@ -40,8 +40,8 @@ def run(task: Task) -> None:
     for number, name in enumerate(epochs):
         model.load_state_dict(load_file(fitted.file(name)))
         task.progress(number, len(epochs))
-        images = opened(task.pictures, task.device, task.workers)
-        scores.append(judge(task, score_pictures(task, method, model, ids, images, labels)))
+        images = opened(task.image_paths, task.device, task.workers)
+        scores.append(judge(task, score_images(task, method, model, ids, images, labels)))
         if exhausted(scores, task.config.patience):
             break
     best = int(np.argmax(scores)) if scores else 0

@@ -34,7 +34,7 @@ def run(task: Task) -> None:
     model = build(recipe, len(config.class_ids))
     file = task.locations.weights.get(config.weights)
     start = initialise(model, recipe, recipe.init, Path(file) if file else None)
-    data = PseudoMasks(task.pictures, masks, config.class_ids, recipe, config.seed)
+    data = PseudoMasks(task.image_paths, masks, config.class_ids, recipe, config.seed)
     session = Session(config.seed, task.device, config.precision, task.work / "training", task.progress)
     train(model, parameter_groups(model, recipe), data, recipe, session, task.workers)
     save_model(model, task.out / "model.safetensors")

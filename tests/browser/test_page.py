@@ -13,7 +13,7 @@ import pytest
 from playwright import sync_api as playwright
 
 from harness.report.html import EMBEDDED
-from tests.pages import DEMO, HOSTILE, hostile, many, page, pictures
+from tests.pages import DEMO, HOSTILE, hostile, images, many, page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
@@ -35,7 +35,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return page(tmp_path_factory.mktemp("page") / "report.html", hostile(), pictures(EMBEDDED + 2))
+    return page(tmp_path_factory.mktemp("page") / "report.html", hostile(), images(EMBEDDED + 2))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from harness.source_hash import plugin_version, source_hash
 from tests.check.plugins import BROKEN, GOOD
 from tests.conftest import Run
 
-DRAWN_LIKE_TOY = "toy-hard"  # the same code, five times the pictures
+DRAWN_LIKE_TOY = "toy-hard"  # the same code, five times the images
 BUILT_IN = [e.name for kind in CODE_KINDS for e in Registry().entries(kind) if e.name != DRAWN_LIKE_TOY]
 LATE = (
     "advcam",
@@ -148,15 +148,15 @@ def test_a_folder_that_is_no_package_does_not_hide_a_name(tmp_path: Path, monkey
     assert suite.entry.origin == "built-in"
 
 
-def test_the_command_names_each_check_and_says_what_mends_it(here: Run, tmp_path: Path) -> None:
+def test_the_command_names_each_check_and_says_what_fixes_it(here: Run, tmp_path: Path) -> None:
     write(tmp_path, GOOD["refiner"].replace("return sharp / sharp.sum(0)", "return sharp"))
     found = here("check", "plugin.py")
     assert found.returncode == 1
     assert "stays_probable" in found.stdout
     assert "remedy: Normalise what you return" in found.stdout
     assert "next:" not in found.stderr
-    told = json.loads(here("check", "plugin.py", "--json").stdout)
-    assert {row["check"]: row["state"] for row in told}["stays_probable"] == "failed"
+    answer = json.loads(here("check", "plugin.py", "--json").stdout)
+    assert {row["check"]: row["state"] for row in answer}["stays_probable"] == "failed"
     write(tmp_path, GOOD["refiner"])
     found = here("check", "plugin.py")
     assert found.returncode == 1  # a file that was imported stays as it was in this process
@@ -166,10 +166,10 @@ def test_what_a_plugin_prints_is_no_part_of_what_the_command_prints(here: Run, t
     (tmp_path / "a folder").mkdir()
     loud = GOOD["refiner"].replace("        sharp =", '        print("noise")\n        sharp =')
     write(tmp_path / "a folder", loud.replace("\n\nimport", '\n\nprint("noise")\nimport', 1))
-    told = here("check", "a folder/plugin.py", "--json")
-    assert {row["state"] for row in json.loads(told.stdout)} <= {"passed", "skipped"}
-    assert "noise" in told.stderr
-    assert "--plugins 'a folder/plugin.py' " in told.stderr
+    answer = here("check", "a folder/plugin.py", "--json")
+    assert {row["state"] for row in json.loads(answer.stdout)} <= {"passed", "skipped"}
+    assert "noise" in answer.stderr
+    assert "--plugins 'a folder/plugin.py' " in answer.stderr
 
 
 def test_what_waits_for_a_failed_check_is_counted_not_listed(here: Run, tmp_path: Path) -> None:

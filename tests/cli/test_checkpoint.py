@@ -18,7 +18,7 @@ def test_a_trained_model_that_is_brought_along_scores_as_where_it_was_trained(he
     assert brought["spec"]["checkpoint"] is True
     assert wrong["status"] == "failed"
     assert wrong["reason"].startswith("checkpoint model.safetensors is of another model: ")
-    table = here("report", "--results", "other", "--pictures", "0", "--no-figures").stdout
+    table = here("report", "--results", "other", "--images", "0", "--no-figures").stdout
     assert "trained elsewhere: model.safetensors" in table
     missing = here("run", "--methods", "cam", "--checkpoint", "nowhere.safetensors", *TINY)
     assert (missing.returncode, "no weights file nowhere.safetensors" in missing.stderr) == (2, True)

@@ -177,7 +177,7 @@ def test_a_whole_run_then_nothing_twice(harness: Run, tmp_path: Path) -> None:
 
     report = harness("report")
     assert report.returncode == 0, report.stderr
-    for expected in ("sanity-oracle", "cam", "timm", "test_vit", "val +crf:vitpcm", "only the first 8 pictures"):
+    for expected in ("sanity-oracle", "cam", "timm", "test_vit", "val +crf:vitpcm", "only the first 8 images"):
         assert expected in report.stdout, expected
     assert "### toy" in (tmp_path / "results" / "report" / "report.md").read_text()
     assert (tmp_path / "results" / "report" / "gallery-toy-strict.png").stat().st_size > 10_000

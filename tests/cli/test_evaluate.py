@@ -80,7 +80,7 @@ def _truncate(path: Path) -> None:
 DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "val_0001": (Path.unlink, "is missing"),
     "val_0002": (_rgb, "holds RGB colours, not class indices"),
-    "val_0003": (_resize, "mask is 7x9, picture"),
+    "val_0003": (_resize, "mask is 7x9, image"),
     "val_0004": (_undefined, "holds undefined index 77"),
     "val_0005": (_truncate, "truncated"),
     "extra": (lambda path: save_mask(path, np.zeros((4, 4), np.uint8)), "is no image of this split"),

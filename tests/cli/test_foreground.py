@@ -33,7 +33,7 @@ def test_the_best_head_is_chosen_for_each_object(here: Run, tmp_path: Path) -> N
     (tmp_path / "heads.yaml").write_text(EXPERIMENT)
     ran = here("run", "--experiment", "heads.yaml", "--weights", "weights.safetensors")
     assert ran.returncode == 0, ran.stderr
-    here("report", "heads.yaml", "--pictures", "0", "--no-figures")
+    here("report", "heads.yaml", "--images", "0", "--no-figures")
     report = (tmp_path / "results" / "report" / "report.md").read_text()
     rows = {cells[2]: cells for line in report.splitlines() if len(cells := [c.strip() for c in line.split("|")]) > 8}
     store = Store(tmp_path / "results")
@@ -45,22 +45,22 @@ def test_the_best_head_is_chosen_for_each_object(here: Run, tmp_path: Path) -> N
 
 
 def best_by_hand(store: Store, records: list[dict]) -> float:  # type: ignore[type-arg]
-    """The mean over pictures of the mean over objects of the best head's Jaccard, one entry at a time."""
+    """The mean over images of the mean over objects of the best head's Jaccard, one entry at a time."""
     heads = []
     for record in records:
         (key,) = record["artefacts"]["splits"]["val"]["evaluate"]
         heads.append(Confusions.load(store.need("evaluate", key).file("confusion.npy")))
-    pictures = []
-    for picture in range(heads[0].pictures):
+    images = []
+    for image in range(heads[0].images):
         objects = []
         for klass in range(1, heads[0].classes):
             found = []
             for head in heads:
-                own = head.entries[head.entries[:, 0] == picture]
+                own = head.entries[head.entries[:, 0] == image]
                 size = sum(n for _, true, _, n in own if true == klass)
                 hit = sum(n for _, true, guess, n in own if true == klass and 0 < guess < head.classes)
                 outside = sum(n for _, true, guess, n in own if true != klass and 0 < guess < head.classes)
                 found.append(hit / (size + outside) if size else None)
             objects += [max(found)] if None not in found else []
-        pictures += [sum(objects) / len(objects)] if objects else []
-    return sum(pictures) / len(pictures)
+        images += [sum(objects) / len(objects)] if objects else []
+    return sum(images) / len(images)

@@ -29,7 +29,7 @@ def report(here: Any, name: str, out: Path, *options: str) -> None:
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_format_holds_every_table(name: str, here: Any, tmp_path: Path) -> None:
     out = tmp_path / "report"
-    report(here, name, out, "--pictures", "0", "--format", "md,html,latex,csv,json")
+    report(here, name, out, "--images", "0", "--format", "md,html,latex,csv,json")
     tables = json.loads((out / "report.json").read_text())
     assert tables
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()

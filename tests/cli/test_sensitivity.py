@@ -56,7 +56,7 @@ def test_protocols_share_one_training_and_their_table_says_what_they_are_worth(h
     other = here("run", "--methods", "cam", "--json", *TINY, "--limit", "4")
     refused = here("compare", base["key"][:8], json.loads(other.stdout)[0]["key"][:8])
     assert refused.returncode == 2
-    assert "not scored on the same pictures" in refused.stderr
+    assert "not scored on the same images" in refused.stderr
 
 
 def _change(record: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ VOC_TRAIN, VOC_VAL = ("2007_000001", "2007_000002"), ("2007_000003", "2007_00000
 SBD_ONLY = ("2008_000005", "2008_000006", "2008_000007")
 
 
-def picture(seed: int, height: int = 24, width: int = 32) -> bytes:
+def image(seed: int, height: int = 24, width: int = 32) -> bytes:
     data = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(data, "JPEG")
@@ -59,7 +59,7 @@ def voc_files(others: tuple[str, ...] = SBD_ONLY) -> dict[str, bytes]:
     files = {}
     inside = "VOCdevkit/VOC2012"
     for number, name in enumerate((*VOC_TRAIN, *VOC_VAL, *others)):
-        files[f"{inside}/JPEGImages/{name}.jpg"] = picture(number)
+        files[f"{inside}/JPEGImages/{name}.jpg"] = image(number)
         files[f"{inside}/Annotations/{name}.xml"] = annotation("person", "cat")
     for number, name in enumerate((*VOC_TRAIN, *VOC_VAL)):
         files[f"{inside}/SegmentationClass/{name}.png"] = png(voc_mask(number), voc_palette())
@@ -81,7 +81,7 @@ def sbd_mat(mask: np.ndarray) -> bytes:
 
 
 def sbd_files(others: tuple[str, ...] = SBD_ONLY) -> dict[str, bytes]:
-    """SBD has masks of VOC's pictures too, other ones; and its own lists, which do not keep VOC's val apart."""
+    """SBD has masks of VOC's images too, other ones; and its own lists, which do not keep VOC's val apart."""
     inside = "benchmark_RELEASE/dataset"
     names = (*others, VOC_TRAIN[0], VOC_VAL[0])
     files = {f"{inside}/cls/{name}.mat": sbd_mat(sbd_mask(number)) for number, name in enumerate(names)}

@@ -16,7 +16,7 @@ from harness.inputs import open_dataset
 
 
 class Small(Toy):
-    """A few toy pictures, to break."""
+    """A few toy images, to break."""
 
     name = "small"
     sizes = {"train": 6, "val": 3}
@@ -31,7 +31,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(drawn: Path, tmp_path: Path) -> Small:
-    """A copy of the drawn pictures."""
+    """A copy of the drawn images."""
     return Small(Path(shutil.copytree(drawn, tmp_path / "copy")))
 
 
@@ -46,15 +46,15 @@ def test_toy_is_the_same_every_time(drawn: Path, tmp_path: Path) -> None:
     assert check(again).digest != check(again, "val").digest
 
 
-def test_toy_masks_hold_every_class_and_pictures_vary() -> None:
+def test_toy_masks_hold_every_class_and_images_vary() -> None:
     dataset = open_dataset(Toy, None)
     index = check(dataset, "val")  # type: ignore[arg-type]
-    assert {label for picture in index.pictures for label in picture.labels} == {1, 2, 3, 4}
-    assert len({(picture.height, picture.width) for picture in index.pictures}) > 40
-    assert {len(picture.labels) for picture in index.pictures} >= {1, 2, 3}
+    assert {label for image in index.images for label in image.labels} == {1, 2, 3, 4}
+    assert len({(image.height, image.width) for image in index.images}) > 40
+    assert {len(image.labels) for image in index.images} >= {1, 2, 3}
 
 
-def test_toy_hard_has_more_classes_and_pictures() -> None:
+def test_toy_hard_has_more_classes_and_images() -> None:
     assert len(ToyHard.classes) > len(Toy.classes)
     assert ToyHard.sizes["train"] > Toy.sizes["train"]
 
@@ -66,8 +66,8 @@ def test_a_second_drawing_beside_the_first_changes_nothing(small: Small) -> None
 
 
 def test_labels_from_xml_equal_labels_from_masks(small: Small) -> None:
-    by_mask = [picture.labels for picture in check(small).pictures]
-    by_xml = [picture.labels for picture in check(small, source="xml").pictures]
+    by_mask = [image.labels for image in check(small).images]
+    by_xml = [image.labels for image in check(small, source="xml").images]
     assert by_mask == by_xml
 
 
@@ -75,7 +75,7 @@ def test_labels_from_a_file(small: Small) -> None:
     rows = ["id," + ",".join(small.classes[1:])]
     rows += [f"{image_id},0,1,0,0" for image_id in small.ids("train")]
     (small.root / "image_labels.csv").write_text("\n".join(rows) + "\n")
-    assert {picture.labels for picture in check(small, source="file").pictures} == {(2,)}
+    assert {image.labels for image in check(small, source="file").images} == {(2,)}
     with pytest.raises(UserError, match="no line for val_0000"):
         check(small, "val", source="file")
 
@@ -112,25 +112,25 @@ def _undefined(path: Path) -> None:
         ("JPEGImages", "jpg", lambda path: path.write_text("hello"), "train_0001: cannot be decoded"),
         ("SegmentationClass", "png", _truncate, "train_0001: cannot be decoded"),
         ("SegmentationClass", "png", _colour, "train_0001: holds RGB colours, not class indices"),
-        ("SegmentationClass", "png", _small_mask, r"train_0001: mask is 7x9, picture \d+x\d+"),
+        ("SegmentationClass", "png", _small_mask, r"train_0001: mask is 7x9, image \d+x\d+"),
         ("SegmentationClass", "png", _undefined, "train_0001: mask holds undefined index 77"),
         ("SegmentationClass", "png", Path.unlink, r"train_0001: SegmentationClass/train_0001\.png is missing"),
     ],
 )
-def test_a_bad_picture_is_named_by_id_before_anything_runs(
+def test_a_bad_image_is_named_by_id_before_anything_runs(
     small: Small, folder: str, suffix: str, spoil, message: str
 ) -> None:  # type: ignore[no-untyped-def]
     spoil(small.root / folder / f"train_0001.{suffix}")
     with pytest.raises(UserError, match=message) as error:
         check(small)
-    assert "1 of 6 pictures cannot be used" in str(error.value)
+    assert "1 of 6 images cannot be used" in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_every_bad_picture_is_counted(small: Small) -> None:
+def test_every_bad_image_is_counted(small: Small) -> None:
     for path in (small.root / "JPEGImages").glob("train*"):
         _truncate(path)
-    with pytest.raises(UserError, match="6 of 6 pictures cannot be used: .*train_0005"):
+    with pytest.raises(UserError, match="6 of 6 images cannot be used: .*train_0005"):
         check(small)
 
 

@@ -1,4 +1,4 @@
-"""Pictures decoded once: the same bit for bit, whoever opens them, and whatever happens while they are made."""
+"""Images decoded once: the same bit for bit, whoever opens them, and whatever happens while they are made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from harness.data.base import open_rgb
-from harness.data.decoded import DecodedPictures, decoded_folder
+from harness.data.decoded import DecodedImages, decoded_folder
 from harness.data.index import SplitIndex, index_split
 from harness.data.toy import Toy
 from harness.errors import UserError
@@ -31,13 +31,13 @@ RUN = ["run", "--methods", "vitpcm", *TINY, "--refine", "none,crf:vitpcm"]
 DECODE = """
 import sys
 from pathlib import Path
-from harness.data.decoded import DecodedPictures
+from harness.data.decoded import DecodedImages
 from harness.data.index import index_split
 from harness.data.toy import Toy
 toy = Toy(Path(sys.argv[1]))
 index = index_split(toy, "train", label_source="masks", masks=False)
-files = [(str(toy.image_path(picture.id)), picture) for picture in index.pictures]
-DecodedPictures(Path(sys.argv[2]), files).write(lambda done, total: None)
+files = [(str(toy.image_path(image.id)), image) for image in index.images]
+DecodedImages(Path(sys.argv[2]), files).write(lambda done, total: None)
 """
 
 
@@ -47,8 +47,8 @@ def quiet(done: int, total: int) -> None:
 
 @pytest.fixture
 def odd(toy: Path, tmp_path: Path) -> Toy:
-    """Toy pictures, some of them turned by their EXIF tag, in other modes, grey, or half transparent."""
-    root = Path(shutil.copytree(toy, tmp_path / "odd pictures"))
+    """Toy images, some of them turned by their EXIF tag, in other modes, grey, or half transparent."""
+    root = Path(shutil.copytree(toy, tmp_path / "odd images"))
     dataset = Toy(root)
     for number, name in enumerate(dataset.ids("train")[:8]):
         path, exif = dataset.image_path(name), Image.Exif()
@@ -66,12 +66,12 @@ def checked(dataset: Toy, count: int) -> SplitIndex:
     return index_split(dataset, "train", label_source="xml", masks=False, limit=count)
 
 
-def of(dataset: Toy, folder: Path, count: int = 8) -> tuple[DecodedPictures, list[Path], list[Path]]:
-    """The first decoded pictures of a dataset; their files; and where they will be."""
-    pictures = checked(dataset, count).pictures
-    paths = [dataset.image_path(picture.id) for picture in pictures]
-    decoded = DecodedPictures(folder, zip(map(str, paths), pictures, strict=True))
-    return decoded, paths, [decoded.place(picture) for picture in pictures]
+def of(dataset: Toy, folder: Path, count: int = 8) -> tuple[DecodedImages, list[Path], list[Path]]:
+    """The first decoded images of a dataset; their files; and where they will be."""
+    images = checked(dataset, count).images
+    paths = [dataset.image_path(image.id) for image in images]
+    decoded = DecodedImages(folder, zip(map(str, paths), images, strict=True))
+    return decoded, paths, [decoded.place(image) for image in images]
 
 
 def test_they_are_the_same_bit_for_bit_and_mapped(odd: Toy, tmp_path: Path) -> None:
@@ -107,31 +107,31 @@ def test_batches_are_the_same_with_any_number_of_workers_here_and_under_ray(
 
 @pytest.mark.slow
 def test_a_run_gives_the_same_with_and_without_them(here: Run, tmp_path: Path) -> None:
-    """Records with their keys and scores, score maps and masks; refined masks too, whose refiner sees the pictures."""
+    """Records with their keys and scores, score maps and masks; refined masks too, whose refiner sees the images."""
     assert here(*RUN, "--results", "plain").returncode == 0
-    shown = here(*RUN, "--results", "mapped", "--cache-pictures", "--dry-run")
-    assert "decoded pictures: 16 take " in shown.stdout
+    shown = here(*RUN, "--results", "mapped", "--cache-images", "--dry-run")
+    assert "decoded images: 16 take " in shown.stdout
     assert not Path("mapped").exists()
-    done = here(*RUN, "--results", "mapped", "--cache-pictures")
+    done = here(*RUN, "--results", "mapped", "--cache-images")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.index("decoded pictures: 16 take ") < done.stderr.index("stages to run")
+    assert done.stderr.index("decoded images: 16 take ") < done.stderr.index("stages to run")
     assert len(list(decoded_folder(Path("mapped")).iterdir())) == 16
     assert outcome(tmp_path / "mapped") == outcome(tmp_path / "plain")
     for path in decoded_folder(Path("mapped")).iterdir():
         before = path.stat()
         np.save(path, 255 - np.load(path))
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if nobody had changed it
-    assert "decoded pictures" not in here(*RUN, "--results", "mapped", "--cache-pictures").stderr  # nothing to open
+    assert "decoded images" not in here(*RUN, "--results", "mapped", "--cache-images").stderr  # nothing to open
     for made in ("artefacts", "records"):
         shutil.rmtree(tmp_path / "mapped" / made)
-    here(*RUN, "--results", "mapped", "--cache-pictures")
+    here(*RUN, "--results", "mapped", "--cache-images")
     assert outcome(tmp_path / "mapped")["scores"] != outcome(tmp_path / "plain")["scores"]  # the stages do open them
 
 
 def test_gc_removes_them(here: Run) -> None:
-    assert here(*RUN[:3], *TINY, "--cache-pictures").returncode == 0
+    assert here(*RUN[:3], *TINY, "--cache-images").returncode == 0
     found = json.loads(here("gc", "--yes", "--json").stdout)
-    assert [item["why"] for item in found["items"]] == ["decoded pictures, made again when asked for"]
+    assert [item["why"] for item in found["items"]] == ["decoded images, made again when asked for"]
     assert not decoded_folder(Path("results")).exists()
     assert here("gc", "--json").returncode == 0
 
@@ -151,7 +151,7 @@ def test_killed_in_the_middle_and_two_at_once(toy: Path, tmp_path: Path) -> None
     assert all(np.array_equal(open_rgb(path), open_rgb(place)) for path, place in zip(paths, places, strict=True))
 
 
-def test_half_a_file_is_written_again_and_a_changed_picture_is_another(odd: Toy, tmp_path: Path) -> None:
+def test_half_a_file_is_written_again_and_a_changed_image_is_another(odd: Toy, tmp_path: Path) -> None:
     decoded, paths, places = of(odd, tmp_path / "decoded")
     decoded.write(quiet)
     places[1].write_bytes(places[1].read_bytes()[:1000])
@@ -162,16 +162,16 @@ def test_half_a_file_is_written_again_and_a_changed_picture_is_another(odd: Toy,
     Image.new("RGB", (50, 40)).save(paths[0])
     late, _, _ = of(odd, tmp_path / "other")
     Image.new("RGB", (50, 40), "red").save(paths[0])
-    with pytest.raises(UserError, match=r"is not the picture that was checked a moment ago: give the same command"):
+    with pytest.raises(UserError, match=r"is not the image that was checked a moment ago: give the same command"):
         late.write(quiet)
 
 
 def test_a_disk_that_is_too_small_is_said_first_and_a_full_one_leaves_no_half(odd: Toy, tmp_path: Path) -> None:
     decoded, _, places = of(odd, tmp_path / "decoded")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    vast = replace(checked(odd, 1).pictures[0], height=10**9, width=10**9)
-    with pytest.raises(UserError, match="--cache-pictures needs 3,000,000,000,000,000,128 bytes on the disk of"):
-        DecodedPictures(tmp_path / "decoded", [("vast.jpg", vast)]).write(quiet)
+    vast = replace(checked(odd, 1).images[0], height=10**9, width=10**9)
+    with pytest.raises(UserError, match="--cache-images needs 3,000,000,000,000,000,128 bytes on the disk of"):
+        DecodedImages(tmp_path / "decoded", [("vast.jpg", vast)]).write(quiet)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
     try:
         with pytest.raises(UserError, match="is full: make room; the same command goes on from there"):

@@ -20,9 +20,9 @@ def mine(tmp_path: Path) -> Path:
     (root / "images").mkdir(parents=True)
     lines = ["id,split,red,green"]
     for number in range(8):
-        picture = np.full((40, 48, 3), 128, np.uint8)
-        picture[10:30, 10:30] = (255, 0, 0) if number % 2 else (0, 255, 0)
-        Image.fromarray(picture).save(root / "images" / f"photo {number}.{'png' if number % 3 else 'jpg'}")
+        image = np.full((40, 48, 3), 128, np.uint8)
+        image[10:30, 10:30] = (255, 0, 0) if number % 2 else (0, 255, 0)
+        Image.fromarray(image).save(root / "images" / f"photo {number}.{'png' if number % 3 else 'jpg'}")
         lines.append(f"photo {number},{'val' if number > 5 else 'train'},{number % 2},{1 - number % 2}")
     (root / "labels.csv").write_text("\n".join(lines) + "\n")
     return root
@@ -77,7 +77,7 @@ def test_photos_without_masks_are_segmented_and_those_with_are_scored(here: Run,
     assert record["metrics"].keys() == {"train", "val"}
 
     photos = ["--images", str(mine / "images"), "--out", "out", "--json"]
-    (mine / "images" / "broken.png").write_bytes(b"not a picture")
+    (mine / "images" / "broken.png").write_bytes(b"not an image")
     predicted = here("predict", record["key"][:8], *photos, "--classes", "red")
     assert predicted.returncode == 1
     assert "skipped broken.png" in predicted.stderr

@@ -13,8 +13,8 @@ from harness.images import opened, resized_together, squash
 from harness.loader import TrainingData
 
 
-def test_the_same_pictures_bit_for_bit_with_any_number_of_workers(tmp_path: Path) -> None:
-    """Also of pictures that their EXIF tag turns, and that are stored in other modes."""
+def test_the_same_images_bit_for_bit_with_any_number_of_workers(tmp_path: Path) -> None:
+    """Also of images that their EXIF tag turns, and that are stored in other modes."""
     rng, paths = np.random.default_rng(0), []
     for number in range(7):
         image = Image.fromarray(rng.integers(0, 255, (30 + number, 40, 3), np.uint8))
@@ -33,8 +33,8 @@ def test_the_same_pictures_bit_for_bit_with_any_number_of_workers(tmp_path: Path
     assert alone == epoch(1) == epoch(3)
 
 
-def test_pictures_are_opened_in_order_and_only_so_many_ahead(tmp_path: Path) -> None:
-    """The last picture comes into being long after the first was asked for."""
+def test_images_are_opened_in_order_and_only_so_many_ahead(tmp_path: Path) -> None:
+    """The last image comes into being long after the first was asked for."""
     rng, paths = np.random.default_rng(0), [tmp_path / f"{number}.png" for number in range(6)]
 
     def draw(path: Path) -> None:

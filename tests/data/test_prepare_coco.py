@@ -51,8 +51,8 @@ def area(rows: slice, columns: slice, height: int = HEIGHT, width: int = WIDTH) 
     return found
 
 
-def pictures(part: str) -> list[dict[str, Any]]:
-    """Overlaps, crowds in both encodings, several polygons, a narrow picture, one that a single class fills, none."""
+def images(part: str) -> list[dict[str, Any]]:
+    """Overlaps, crowds in both encodings, several polygons, a narrow image, one that a single class fills, none."""
     crowd = runs(area(slice(0, 120), slice(0, 150)), packed=False)
     packed = runs(area(slice(100, 260), slice(60, 200)), packed=True)
     rows: list[dict[str, Any]] = [
@@ -84,7 +84,7 @@ def pictures(part: str) -> list[dict[str, Any]]:
 def instances(part: str) -> dict[str, Any]:
     images, annotations = [], []
     start = {"train": 9, "val": 42}[part]
-    for number, row in enumerate(pictures(part), start):
+    for number, row in enumerate(images(part), start):
         height, width = row["size"]
         name = f"COCO_{part}2014_{number:012d}.jpg"
         images.append({"id": number, "file_name": name, "height": height, "width": width})
@@ -111,7 +111,7 @@ def write_archives(folder: Path) -> Path:
     for part in ("train", "val"):
         images = instances(part)["images"]
         files = {
-            f"{part}2014/{row['file_name']}": official.picture(row["id"], row["height"], row["width"]) for row in images
+            f"{part}2014/{row['file_name']}": official.image(row["id"], row["height"], row["width"]) for row in images
         }
         official.write_zip(folder / f"{part}2014.zip", files)
     return folder
@@ -181,7 +181,7 @@ def test_the_rules_differ_where_objects_overlap() -> None:
 
 
 def test_both_public_lists(made: Path) -> None:
-    """One keeps every picture with an annotation; the other drops narrow ones and those of a single value."""
+    """One keeps every image with an annotation; the other drops narrow ones and those of a single value."""
     dataset = COCO14(made)
     assert [int(name[-2:]) for name in dataset.ids("train")] == [9, 10, 11, 12]
     assert [int(name[-2:]) for name in dataset.ids("train_vitpcm")] == [9, 10]
@@ -266,7 +266,7 @@ def test_an_annotation_that_cannot_be_painted_is_named(archives: Path, tmp_path:
     notes = {f"annotations/instances_{part}2014.json": official.dump(data[part]) for part in data}
     official.write_zip(mine / "annotations_trainval2014.zip", notes)
     sources = official.write_sources(tmp_path / "s.yaml", "coco14", sorted(mine.iterdir()), COUNTS)
-    with pytest.raises(UserError, match=r"1 pictures cannot be painted: COCO_val2014_0+42: ValueError an encoding of"):
+    with pytest.raises(UserError, match=r"1 images cannot be painted: COCO_val2014_0+42: ValueError an encoding of"):
         Preparation(COCO14, tmp_path / "root", sources).make(mine, workers=1)
     assert not (tmp_path / "root" / "SegmentationClass-first").exists()
     with pytest.raises(UserError, match="--masks is for voc12"):

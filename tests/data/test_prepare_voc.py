@@ -15,7 +15,7 @@ from harness.data.index import index_split
 from harness.data.prepare.job import Draft
 from harness.data.prepare.recipe import Preparation
 from harness.data.prepare.sources import read_sources
-from harness.data.prepare.voc import BUILT, mending
+from harness.data.prepare.voc import BUILT, repair_options
 from harness.data.voc import VOC12, VOC12Animals
 from harness.errors import UserError
 from tests.conftest import Run
@@ -106,7 +106,7 @@ def test_from_nothing_by_download_to_a_run(
     assert command == "harness prepare voc12 --root 'my data'"
     done = harness(*shlex.split(command)[1:], "--sources", str(mine))
     assert done.returncode == 0, done.stderr
-    assert "train_aug: 5 pictures" in done.stderr
+    assert "train_aug: 5 images" in done.stderr
     assert "complete and verified; next: harness run --dataset voc12 --root 'my data'" in done.stderr
     assert any(span for _, span in server.asked)
     ran = here(*run)
@@ -117,7 +117,7 @@ def test_from_nothing_by_download_to_a_run(
     assert record["masks"]["pixels"]["train"] == note["masks"]["pixels"]["train"]
 
 
-def test_a_second_time_nothing_is_done_and_a_mended_dataset_is_whole_again(
+def test_a_second_time_nothing_is_done_and_a_repaired_dataset_is_whole_again(
     copy: Path, archives: Path, sources: Path
 ) -> None:
     folder = VOC12(copy).folder
@@ -149,7 +149,7 @@ def test_a_kill_in_the_middle_leaves_no_half_set_of_masks(archives: Path, source
     assert len(list((folder / "SegmentationClassAug").iterdir())) == 7
 
 
-def test_check_names_every_problem_and_the_command_that_mends_it(
+def test_check_names_every_problem_and_the_command_that_repairs_it(
     here: Run, copy: Path, sources: Path, tmp_path: Path
 ) -> None:
     check = ["prepare", "voc12", "--root", str(copy), "--sources", str(sources), "--check"]
@@ -167,14 +167,14 @@ def test_check_names_every_problem_and_the_command_that_mends_it(
     problems = json.loads(found.stdout)["problems"]
     for name, expected in {
         AUG[0]: "the palette of its mask is not VOC's",
-        AUG[1]: "mask is 3x3, picture 24x32",
+        AUG[1]: "mask is 3x3, image 24x32",
         AUG[2]: "its XML cannot be read",
         AUG[3]: "unknown class 'unicorn'",
         AUG[4]: f"JPEGImages/{AUG[4]}.jpg is missing",
-        "val": "1 pictures instead of 2",
+        "val": "1 images instead of 2",
     }.items():
         assert expected in problems[name]
-    assert f"6 problems; mend with: harness prepare voc12 --root {copy}" in here(*check).stderr
+    assert f"6 problems; repaired by: harness prepare voc12 --root {copy}" in here(*check).stderr
     assert (
         "cannot be used" in here("run", "--methods", "sanity-random", "--dataset", "voc12", "--root", str(copy)).stderr
     )
@@ -187,16 +187,16 @@ def test_masks_that_were_exchanged_are_noticed(copy: Path, sources: Path) -> Non
 
 
 def test_an_unprepared_root_is_told_the_command_whatever_is_missing(here: Run, copy: Path) -> None:
-    mend = f"`harness prepare voc12 --root {copy}` makes it"
+    remedy = f"`harness prepare voc12 --root {copy}` makes it"
     run = ["run", "--methods", "sanity-random", "--dataset", "voc12", "--root", str(copy)]
     folder = VOC12(copy).folder
     (folder / "JPEGImages" / f"{VOC_TRAIN[0]}.jpg").unlink()
-    assert mend in here(*run).stderr
+    assert remedy in here(*run).stderr
     (folder / "ImageSets" / "Segmentation" / "train_aug.txt").unlink()
     (folder / "ImageSets" / "Segmentation" / "train.txt").unlink()
-    assert mend in here(*run).stderr
+    assert remedy in here(*run).stderr
     shutil.rmtree(folder)
-    assert mend in here(*run).stderr
+    assert remedy in here(*run).stderr
     assert "`harness prepare voc12 --root DIR` makes it" in here(*run[:-2]).stderr
 
 
@@ -211,7 +211,7 @@ def test_circulated_masks_are_taken_as_they_are_named_and_hashed(archives: Path,
     assert VOC12(root).mask_path(AUG[0]).read_bytes() == files[f"SegmentationClassAug/{AUG[0]}.png"]
     assert "benchmark.tgz" not in json.loads((VOC12(root).folder / "prepared-voc12.json").read_text())["archives"]
     VOC12(root).mask_path(AUG[0]).unlink()
-    assert mending(found.masks["name"]) == " --masks SegmentationClassAug.zip"
+    assert repair_options(found.masks["name"]) == " --masks SegmentationClassAug.zip"
     assert Preparation(VOC12, root, sources).make(archives).problems  # nobody mixes SBD's masks in
     assert not Preparation(VOC12, root, sources).make(archives, circulated).problems
     other = official.write_zip(tmp_path / "other.zip", files)
@@ -228,7 +228,7 @@ def test_masks_of_unknown_origin_are_left_alone_and_called_so(
     there.publish()
     found = Preparation(VOC12, tmp_path, sources).make(archives)
     assert (found.problems, found.masks["name"]) == ({}, "SegmentationClassAug, found in the folder")
-    assert mending(found.masks["name"]) == mending("SegmentationClassAug") != ""
+    assert repair_options(found.masks["name"]) == repair_options("SegmentationClassAug") != ""
 
 
 def test_masks_of_two_origins_are_never_mixed(archives: Path, sources: Path, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_masks_of_two_origins_are_never_mixed(archives: Path, sources: Path, tmp
     names = {*AUG, *VOC_VAL} - {SBD_ONLY[0]}
     few = {f"{name}.png": official.png(official.sbd_mask(1)) for name in names}
     found = Preparation(VOC12, root, sources).make(archives, official.write_zip(tmp_path / "few.zip", few))
-    assert found.problems == {"train_aug": "4 pictures instead of 5"}
+    assert found.problems == {"train_aug": "4 images instead of 5"}
 
 
 def spoilt(archives: Path, folder: Path, change: Callable[[dict[str, bytes]], None], **more: dict[str, str]) -> Path:

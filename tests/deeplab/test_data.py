@@ -1,4 +1,4 @@
-"""What a verifier is trained on, against pictures that say where each of their pixels is from."""
+"""What a verifier is trained on, against images that say where each of their pixels is from."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def recipe(**changes: object) -> Recipe:
 
 
 def tell_tale(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture whose red is the row and whose green is the column, and labels of both."""
+    """An image whose red is the row and whose green is the column, and labels of both."""
     rows, columns = np.mgrid[:height, :width].astype(np.uint8)
     return np.stack([rows, columns, rows], -1), (rows * 7 + columns).astype(np.uint8)
 
 
-def test_every_pass_sees_every_picture_once_in_an_order_of_its_own() -> None:
+def test_every_pass_sees_every_image_once_in_an_order_of_its_own() -> None:
     places = list(Positions(5, 13, seed=1))
     assert [position for position, _ in places] == list(range(13))
     passes = [[number for _, number in places[start : start + 5]] for start in (0, 5)]
@@ -41,7 +41,7 @@ def test_what_was_trained_is_skipped_and_the_rest_is_as_it_would_have_been() -> 
     assert (len(rest), list(rest)) == (6, whole[7:])
 
 
-def test_a_crop_is_a_piece_of_the_picture_with_the_labels_of_the_same_pixels() -> None:
+def test_a_crop_is_a_piece_of_the_image_with_the_labels_of_the_same_pixels() -> None:
     image, labels = tell_tale(30, 40)
     seen = set()
     for seed in range(20):
@@ -54,7 +54,7 @@ def test_a_crop_is_a_piece_of_the_picture_with_the_labels_of_the_same_pixels() -
     assert max(left for _, left in seen) <= 24
 
 
-def test_half_of_the_pictures_are_mirrored_labels_and_all() -> None:
+def test_half_of_the_images_are_mirrored_labels_and_all() -> None:
     image, labels = tell_tale(16, 16)
     mirrored = 0
     for seed in range(40):
@@ -64,7 +64,7 @@ def test_half_of_the_pictures_are_mirrored_labels_and_all() -> None:
     assert 10 < mirrored < 30
 
 
-def test_a_smaller_picture_stays_small_and_scales_are_those_of_the_recipe() -> None:
+def test_a_smaller_image_stays_small_and_scales_are_those_of_the_recipe() -> None:
     image, labels = tell_tale(20, 10)
     sides = {augment(image, labels, recipe(crop=64, train_scales=(0.5, 2.0)), np.random.default_rng(seed))[1].shape
              for seed in range(20)}  # fmt: skip

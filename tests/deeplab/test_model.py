@@ -125,11 +125,11 @@ def test_a_timm_model_that_cannot_says_so(backbone: str) -> None:
         build(recipe(**unlike), 3)
 
 
-def test_pictures_are_fed_as_the_original_does_and_padded_with_the_mean() -> None:
+def test_images_are_fed_as_the_original_does_and_padded_with_the_mean() -> None:
     model = build(load_recipe("kazuto-coco", REGISTRY), 21)
-    picture = torch.zeros(3, 200, 321, dtype=torch.uint8)
-    picture[:, 0, 0] = torch.tensor([255, 10, 20])  # R, G, B
-    data = {"inputs": [picture], "data_samples": samples(torch.zeros(1, 200, 321, dtype=torch.uint8))}
+    image = torch.zeros(3, 200, 321, dtype=torch.uint8)
+    image[:, 0, 0] = torch.tensor([255, 10, 20])  # R, G, B
+    data = {"inputs": [image], "data_samples": samples(torch.zeros(1, 200, 321, dtype=torch.uint8))}
     fed = model.data_preprocessor(data, training=True)
     assert fed["inputs"].shape == (1, 3, 321, 321)
     assert fed["inputs"][0, :, 0, 0].tolist() == pytest.approx([20 - 104.008, 10 - 116.669, 255 - 122.675], abs=1e-4)
@@ -198,7 +198,7 @@ def test_a_single_loss_is_at_full_size() -> None:
     assert losses["loss"].item() == pytest.approx(cross_entropy(whole.numpy(), labels.numpy()), rel=1e-5)
 
 
-def test_pictures_without_a_label_cost_nothing() -> None:
+def test_images_without_a_label_cost_nothing() -> None:
     model = build(load_recipe("toy", REGISTRY), 4)
     losses = model.loss(torch.randn(1, 3, 32, 32), samples(torch.full((1, 32, 32), 255, dtype=torch.uint8)))
     assert [loss.item() for loss in losses.values()] == [0, 0, 0, 0]

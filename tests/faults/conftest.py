@@ -39,11 +39,11 @@ def outcome(results: Path) -> dict[str, Any]:
 
 def running(results: Path) -> list[str]:
     """Return what is being computed, as `fit cam test_vit s0`."""
-    told = []
+    names = []
     for path in results.glob("work/*/progress.json"):
         with contextlib.suppress(OSError, ValueError):
-            told.append(json.loads(path.read_text()).get("what", ""))
-    return told
+            names.append(json.loads(path.read_text()).get("what", ""))
+    return names
 
 
 def workers(results: Path) -> list[int]:

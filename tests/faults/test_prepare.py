@@ -119,7 +119,7 @@ def test_killed_in_the_middle_of_a_download_then_the_same_command(
 def test_a_full_disk_is_said_at_any_moment_and_loses_nothing(
     prepare: Prepare, tmp_path: Path, undisturbed: dict[str, bytes], size: int
 ) -> None:
-    """A limit on the size of files stops the note, a mask of a worker, a picture or a list."""
+    """A limit on the size of files stops the note, a mask of a worker, an image or a list."""
 
     def full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -147,18 +147,18 @@ def test_what_may_not_be_read_or_written_is_named(prepare: Prepare, tmp_path: Pa
 
     root = tmp_path / "the root"
     root.mkdir()
-    denied = "Permission denied; when that is mended, give the same command again"
+    denied = "Permission denied; when that is fixed, give the same command again"
     assert f"{root}/.prepare.lock: {denied}" in refused(root, 0o555, *prepare())
     assert f"benchmark.tgz: {denied}" in refused(archives / "benchmark.tgz", 0, *prepare())
     finish(prepare())
-    pictures = root / "VOCdevkit" / "VOC2012" / "JPEGImages"
-    found = refused(pictures, 0, *prepare("--check"))
+    images = root / "VOCdevkit" / "VOC2012" / "JPEGImages"
+    found = refused(images, 0, *prepare("--check"))
     assert f"{VOC_TRAIN[0]}: JPEGImages/{VOC_TRAIN[0]}.jpg cannot be read: Permission denied" in found
     assert f"harness prepare voc12 --root '{root}'" in found
-    assert denied in refused(pictures, 0, *prepare())
+    assert denied in refused(images, 0, *prepare())
     run = [HARNESS, "run", "--methods", "sanity-random", "--dataset", "voc12", "--root", str(root)]
-    assert "cannot be read: Permission denied" in refused(pictures, 0, *run)
-    assert "split" in refused(pictures.parent / "ImageSets" / "Segmentation", 0, *run)
+    assert "cannot be read: Permission denied" in refused(images, 0, *run)
+    assert "split" in refused(images.parent / "ImageSets" / "Segmentation", 0, *run)
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv, to be no more than an owner")

@@ -29,7 +29,7 @@ def outcome(results: Path) -> dict[str, Any]:
     return {"scores": record["verification"], "key": record["key"], "masks": masks, **files}
 
 
-def told(results: Path) -> dict[str, Any]:
+def progress_of(results: Path) -> dict[str, Any]:
     """Return what a training has said of its progress, if it has."""
     for path in results.glob("work/*/progress.json"):
         progress = json.loads(path.read_text())
@@ -55,7 +55,7 @@ def test_kill_in_the_middle_of_verify_then_the_same_command(tmp_path: Path, ray_
     for path in results.glob("work/*/progress.json"):
         path.unlink()
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(wait_until, lambda: told(results))
+        first = pool.submit(wait_until, lambda: progress_of(results))
         assert run_here(results.parent, *COMMAND[1:]).returncode == 0
     assert first.result()["done"] > kept
     assert outcome(results) == outcome(undisturbed / "results")

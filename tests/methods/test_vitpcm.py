@@ -23,7 +23,7 @@ class Patches(nn.Module):
 
 
 def coordinates(side: int, batch: int = 1) -> Tensor:
-    """A picture that holds its own row and column."""
+    """An image that holds its own row and column."""
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     return torch.stack([rows, columns]).double().repeat(batch, 1, 1, 1)
 
@@ -37,14 +37,14 @@ def view(lr: bool = False, ud: bool = False, transpose: bool = False, offset=(0,
 @pytest.mark.parametrize("ud", [False, True])
 @pytest.mark.parametrize("transpose", [False, True])
 def test_turns_by_index_there_and_back(lr: bool, ud: bool, transpose: bool) -> None:
-    picture = coordinates(4)
-    turned = view(lr, ud, transpose).turn(picture)
+    image = coordinates(4)
+    turned = view(lr, ud, transpose).turn(image)
     for row in range(4):
         for column in range(4):
             source = (column, row) if transpose else (row, column)
             source = (3 - source[0] if ud else source[0], 3 - source[1] if lr else source[1])
             assert turned[0, :, row, column].tolist() == list(source)
-    assert torch.equal(view(lr, ud, transpose).unturn(turned), picture)
+    assert torch.equal(view(lr, ud, transpose).unturn(turned), image)
 
 
 def test_a_crop_maps_corners_onto_corners() -> None:
@@ -55,19 +55,19 @@ def test_a_crop_maps_corners_onto_corners() -> None:
     assert shown[0, 0, 1, 0].item() == pytest.approx(16 + 31 / 47)
 
 
-def test_a_patch_map_follows_its_picture() -> None:
-    """A patch of the shown map stands for the pixels of the shown picture, up to half a patch."""
+def test_a_patch_map_follows_its_image() -> None:
+    """A patch of the shown map stands for the pixels of the shown image, up to half a patch."""
     torch.manual_seed(0)
-    picture = coordinates(384, 8)
+    image = coordinates(384, 8)
     small = views.draw_small(8, 24, 8, 12, 0.5, FLIPS)
-    pixels = nn.functional.avg_pool2d(small.show(picture, 16), 16)
-    patches = small.show(nn.functional.avg_pool2d(picture, 16))
+    pixels = nn.functional.avg_pool2d(small.show(image, 16), 16)
+    patches = small.show(nn.functional.avg_pool2d(image, 16))
     assert (pixels - patches).abs().max() <= 8.5
 
 
 def test_whole_images_at_their_size_stay_as_they_are() -> None:
-    picture = coordinates(64)
-    torch.testing.assert_close(view().show(picture, patch=16), picture, rtol=0, atol=1e-5)
+    image = coordinates(64)
+    torch.testing.assert_close(view().show(image, patch=16), image, rtol=0, atol=1e-5)
 
 
 def test_offsets_are_whole_patches_and_the_last_one_is_over_represented() -> None:
@@ -94,9 +94,9 @@ def test_merge_tiles_row_by_row_and_split_undoes_it() -> None:
 
 def test_jitter_keeps_hue_circle_and_grey() -> None:
     torch.manual_seed(0)
-    pictures = torch.rand(4, 3, 8, 8)
-    back = views._to_rgb(*views._to_hsv(pictures))
-    assert torch.allclose(back, pictures, atol=1e-5)
+    images = torch.rand(4, 3, 8, 8)
+    back = views._to_rgb(*views._to_hsv(images))
+    assert torch.allclose(back, images, atol=1e-5)
     many = views.jitter(torch.rand(1, 3, 4, 4).expand(3000, -1, -1, -1))
     grey = ((many[:, 0] - many[:, 1]).abs().amax((1, 2)) < 1e-6) & ((many[:, 1] - many[:, 2]).abs().amax((1, 2)) < 1e-6)
     assert grey.double().mean().item() == pytest.approx(0.1, abs=0.03)

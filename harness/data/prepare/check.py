@@ -26,7 +26,7 @@ class Findings:
 
     Attributes
     ----------
-    pictures : dict
+    images : dict
         How many images each split has.
     masks : dict
         `name` of the set of masks, and `pixels`: a hash of the pixels of each split's masks.
@@ -34,7 +34,7 @@ class Findings:
         What is wrong, by image id, split or folder; empty if nothing is.
     """
 
-    pictures: dict[str, int] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
     masks: dict[str, Any] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
@@ -62,7 +62,7 @@ def check(
     counts : mapping
         How many images each split must have.
     scan : callable
-        Told (what, done, total).
+        Called with (what, done, total).
     """
     dataset, found = dataset_class(root), Findings()
     members: dict[str, list[str]] = {}
@@ -77,11 +77,11 @@ def check(
         except UserError as error:
             found.problems[split] = _first_line(error)
             continue
-        found.pictures[split] = len(members[split])
-        if found.pictures[split] != counts[split]:
-            found.problems[split] = f"{found.pictures[split]:,} pictures instead of {counts[split]:,}"
+        found.images[split] = len(members[split])
+        if found.images[split] != counts[split]:
+            found.problems[split] = f"{found.images[split]:,} images instead of {counts[split]:,}"
     ids = sorted({image_id for split in members.values() for image_id in split})
-    pictures, problems = examine(dataset, ids, "masks", True, progress=partial(scan, "pictures"))
+    images, problems = examine(dataset, ids, "masks", True, progress=partial(scan, "images"))
     with ThreadPoolExecutor() as pool:
         others = pool.map(partial(_labels_and_palette, dataset, labels), ids)
         for number, (image_id, problem) in enumerate(zip(ids, others, strict=True), 1):
@@ -89,7 +89,7 @@ def check(
             if problem:
                 problems.setdefault(image_id, problem)
     found.problems |= dict(sorted(problems.items()))
-    by_id = {picture.id: picture for picture in pictures}
+    by_id = {image.id: image for image in images}
     found.masks = {"name": dataset.mask_set(), "pixels": {}}
     for split, names in members.items():
         if all(name in by_id for name in names):

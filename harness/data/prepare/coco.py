@@ -77,8 +77,8 @@ def name_masks(job: Job) -> str:
     return f"{_rule(job)}: {RULES[_rule(job)]}"
 
 
-def mending(masks: str) -> str:
-    """Return what comes behind the command that mends a dataset: nothing, its masks can always be made."""
+def repair_options(masks: str) -> str:
+    """Return the options of the command that repairs a dataset: nothing, its masks can always be made."""
     return ""
 
 
@@ -103,10 +103,10 @@ def make(job: Job) -> None:
     draft = Draft(job.home / f"SegmentationClass-{rule}")
     labels: dict[str, set[int]] = {}
     for part in PARTS:
-        pictures = read_annotations(job.home / "annotations" / f"instances_{part}2014.json")
-        kept = _paint_all(job, pictures, draft.path, rule, part)
-        labels |= {picture.id: {a.class_id for a in picture.annotations} for picture in pictures}
-        _write_list(job, part, [picture.id for picture in pictures])
+        images = read_annotations(job.home / "annotations" / f"instances_{part}2014.json")
+        kept = _paint_all(job, images, draft.path, rule, part)
+        labels |= {image.id: {a.class_id for a in image.annotations} for image in images}
+        _write_list(job, part, [image.id for image in images])
         _write_list(job, f"{part}_vitpcm", kept)
     _write_labels(job.home / "image_labels.csv", labels)
     draft.publish()
@@ -128,13 +128,13 @@ def read_annotations(path: Path) -> list[Annotated]:
             annotation = Annotation(classes[row["category_id"]], bool(row["iscrowd"]), row["segmentation"])
             found[row["image_id"]].append(annotation)
         images = {row["id"]: row for row in data["images"]}
-        pictures = [
+        described = [
             Annotated(Path(images[i]["file_name"]).stem, images[i]["height"], images[i]["width"], tuple(annotations))
             for i, annotations in found.items()
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not COCO's instances: {type(error).__name__} {str(error)[:80]}") from error
-    return sorted(pictures, key=lambda picture: picture.id)
+    return sorted(described, key=lambda image: image.id)
 
 
 def paint(height: int, width: int, annotations: tuple[Annotation, ...], rule: str) -> np.ndarray:
@@ -165,7 +165,7 @@ def paint(height: int, width: int, annotations: tuple[Annotation, ...], rule: st
     return mask
 
 
-def paint_file(picture: Annotated, path: Path, rule: str) -> tuple[str, bool]:
+def paint_file(image: Annotated, path: Path, rule: str) -> tuple[str, bool]:
     """Write the mask of an image.
 
     Returns
@@ -175,12 +175,12 @@ def paint_file(picture: Annotated, path: Path, rule: str) -> tuple[str, bool]:
     bool
         Whether ViT-PCM's code keeps the image: large enough, and its mask by that code has more than one value.
     """
-    size = picture.height, picture.width
+    size = image.height, image.width
     try:
-        put_mask(path, paint(*size, picture.annotations, rule))
-        kept = min(size) >= MIN_SIDE and len(np.unique(paint(*size, picture.annotations, "vitpcm"))) > 1
+        put_mask(path, paint(*size, image.annotations, rule))
+        kept = min(size) >= MIN_SIDE and len(np.unique(paint(*size, image.annotations, "vitpcm"))) > 1
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        return f"{picture.id}: {type(error).__name__} {str(error)[:80]}", False
+        return f"{image.id}: {type(error).__name__} {str(error)[:80]}", False
     return "", kept
 
 
@@ -195,7 +195,7 @@ def _area(segmentation: Any, height: int, width: int) -> np.ndarray:
 
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"an encoding of {segmentation['size']} in a picture of {[height, width]}")
+            raise ValueError(f"an encoding of {segmentation['size']} in an image of {[height, width]}")
         packed = isinstance(segmentation["counts"], str | bytes)
         encoded = segmentation if packed else mask.frPyObjects(segmentation, height, width)
     elif segmentation:
@@ -205,23 +205,23 @@ def _area(segmentation: Any, height: int, width: int) -> np.ndarray:
     return mask.decode(encoded).astype(bool)
 
 
-def _paint_all(job: Job, pictures: list[Annotated], folder: Path, rule: str, part: str) -> list[str]:
+def _paint_all(job: Job, images: list[Annotated], folder: Path, rule: str, part: str) -> list[str]:
     """Paint the masks of a part; return the ids of those that ViT-PCM's code keeps."""
 
     def tasks() -> Iterator[tuple[Annotated, Path, str]]:
-        for picture in pictures:
-            yield picture, folder / f"{picture.id}.png", rule
+        for image in images:
+            yield image, folder / f"{image.id}.png", rule
 
     kept, problems = [], []
-    for number, (picture, (problem, keep)) in enumerate(zip(pictures, job.every(paint_file, tasks()), strict=True), 1):
-        job.scan(f"masks of {part}2014", number, len(pictures))
+    for number, (image, (problem, keep)) in enumerate(zip(images, job.every(paint_file, tasks()), strict=True), 1):
+        job.scan(f"masks of {part}2014", number, len(images))
         if problem:
             problems.append(problem)
         if keep:
-            kept.append(picture.id)
+            kept.append(image.id)
     if problems:
         named = "; ".join(problems[:20])
-        raise UserError(f"instances_{part}2014.json: {len(problems)} pictures cannot be painted: {named}")
+        raise UserError(f"instances_{part}2014.json: {len(problems)} images cannot be painted: {named}")
     return kept
 
 

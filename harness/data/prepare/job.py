@@ -54,9 +54,9 @@ class Job:
     workers : int
         Processes that make masks.
     scan : callable
-        Told (what, done, total).
+        Called with (what, done, total).
     say : callable
-        Told a line.
+        Called with a line.
     """
 
     dataset: type[Dataset]
@@ -100,7 +100,7 @@ class Job:
         need_room(self.root, max(0, needed - there), self.dataset.prepared_as)
 
     def archive(self, name: str, only: tuple[str, ...]) -> Source:
-        """Return an official archive, verified, of which only files count whose names begin as told.
+        """Return an official archive, verified, of which only files count whose names begin so.
 
         Raises
         ------

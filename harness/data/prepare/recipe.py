@@ -20,7 +20,7 @@ from harness.errors import UserError
 from harness.results.lease import locked
 
 RECIPES: dict[type[Dataset], ModuleType] = {VOC12: voc, COCO14: coco}
-"""What each needs: `SPLITS`, `LABELS`, `home(root)`, `name_masks(job)`, `mending(masks)` and `make(job)`."""
+"""What each needs: `SPLITS`, `LABELS`, `home(root)`, `name_masks(job)`, `repair_options(masks)` and `make(job)`."""
 
 
 class Preparation:
@@ -33,7 +33,7 @@ class Preparation:
     sources : Path, optional
         A file of addresses and checksums in place of the built-in one.
     scan : callable
-        Told (what, done, total).
+        Called with (what, done, total).
 
     Raises
     ------
@@ -82,7 +82,7 @@ class Preparation:
         workers : int, optional
             Processes; by default one per core.
         say : callable
-            Told a line.
+            Called with a line.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class Preparation:
                 job.write_down({"masks": {"name": self.recipe.name_masks(job)}})
                 self.recipe.make(job)
                 found = self.check()
-                job.write_down({"pictures": found.pictures, "masks": found.masks})
+                job.write_down({"pictures": found.images, "masks": found.masks})
                 return found
         except BlockingIOError:
             raise UserError(f"another `harness prepare` is at work in {self.root}") from None

@@ -57,8 +57,8 @@ def name_masks(job: Job) -> str:
     return (was or FOUND) if there else BUILT
 
 
-def mending(masks: str) -> str:
-    """Return what comes behind the command that mends a dataset with masks of some name."""
+def repair_options(masks: str) -> str:
+    """Return the options of the command that repairs a dataset with masks of some name."""
     if masks in (_MASKS, FOUND):
         return f"; it leaves masks alone that it has not made: to have them made, remove {_MASKS} first"
     archive, brought, _ = masks.partition(_BROUGHT)
@@ -160,7 +160,7 @@ def _bring(job: Job, archive: Path, folder: Path) -> None:
         raise UserError(f"{archive} holds no PNGs")
     unknown = [name for name in sorted(seen) if not (job.home / "JPEGImages" / name).with_suffix(".jpg").exists()]
     if unknown:
-        raise UserError(f"{archive}: {len(unknown)} masks are of no picture of VOC 2012, {unknown[0]} is the first")
+        raise UserError(f"{archive}: {len(unknown)} masks are of no image of VOC 2012, {unknown[0]} is the first")
 
 
 def _need_scipy() -> None:

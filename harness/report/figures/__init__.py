@@ -4,7 +4,7 @@ from harness.report.figures.canvas import COLOURS, Drawn, new_figure, save
 from harness.report.figures.classes import class_bars, confusion_matrix
 from harness.report.figures.curves import learning_curves, threshold_curves
 from harness.report.figures.parameters import parameters_figure
-from harness.report.figures.pictures import extreme_pictures, heatmaps_figure, qualitative_figure
+from harness.report.figures.qualitative import extreme_images, heatmaps_figure, qualitative_figure
 from harness.report.figures.sensitivity import draw_sensitivity
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "class_bars",
     "confusion_matrix",
     "draw_sensitivity",
-    "extreme_pictures",
+    "extreme_images",
     "heatmaps_figure",
     "learning_curves",
     "new_figure",

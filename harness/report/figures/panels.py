@@ -27,14 +27,14 @@ class Panel:
 
     Attributes
     ----------
-    picture : ndarray
+    image : ndarray
         (H, W, 3) uint8, or a mask's (H, W) uint8 class indices.
     heat : ndarray or None
         (H, W) in [0, 1], to lie over it.
     title, below : str
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     heat: np.ndarray | None = None
     title: str = ""
     below: str = ""
@@ -94,9 +94,9 @@ def truth(dataset: Dataset, image_id: str) -> Panel:
     return Panel(open_mask(dataset.mask_path(image_id)), title="ground truth")
 
 
-def picture(dataset: Dataset, image_id: str) -> Panel:
+def image(dataset: Dataset, image_id: str) -> Panel:
     """Return the panel of an image itself."""
-    return Panel(open_rgb(dataset.image_path(image_id)), title="picture")
+    return Panel(open_rgb(dataset.image_path(image_id)), title="image")
 
 
 def heated(base: np.ndarray, heat: np.ndarray, title: str) -> Panel:
@@ -123,7 +123,7 @@ def draw_panels(
         Inches, at most.
     """
     side = min(_WIDEST, (width - 0.3) / len(lines[0]))
-    tall = [max(panel.picture.shape[0] / panel.picture.shape[1] for panel in line if panel) for line in lines]
+    tall = [max(panel.image.shape[0] / panel.image.shape[1] for panel in line if panel) for line in lines]
     figure = new_figure(side * len(lines[0]) + 0.3, side * sum(tall) + 0.25 * len(lines) + 0.6)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     axes = figure.subplots(len(lines), len(lines[0]), squeeze=False, height_ratios=tall)
@@ -144,19 +144,19 @@ def draw_panels(
         bar = figure.colorbar(warm, ax=axes, location="bottom", shrink=0.35, aspect=40, pad=0.01)
         bar.set_label("score, as a share of the map's maximum", fontsize=SMALL - 1)
         bar.ax.tick_params(labelsize=SMALL - 1)
-    shown = [np.unique(panel.picture) for line in lines for panel in line if panel and panel.picture.ndim == 2]
-    told = dict(enumerate(classes)) | {IGNORE: "not labelled"}
+    shown = [np.unique(panel.image) for line in lines for panel in line if panel and panel.image.ndim == 2]
+    meaning = dict(enumerate(classes)) | {IGNORE: "not labelled"}
     if shown:
-        legend(figure, [swatch(_palette()[index] / 255, told[index]) for index in np.unique(np.concatenate(shown))])
+        legend(figure, [swatch(_palette()[index] / 255, meaning[index]) for index in np.unique(np.concatenate(shown))])
     return figure
 
 
 def _show(axis: Any, panel: Panel) -> Any:
-    """Draw a panel; return what a colour bar tells of, if it has heat."""
-    if panel.picture.ndim == 2:
-        axis.imshow(_palette()[panel.picture], interpolation="nearest")  # mixed colours would be other classes'
+    """Draw a panel; return what a colour bar describes, if it has heat."""
+    if panel.image.ndim == 2:
+        axis.imshow(_palette()[panel.image], interpolation="nearest")  # mixed colours would be other classes'
         return None
-    axis.imshow(panel.picture, alpha=1.0 if panel.heat is None else 0.35)
+    axis.imshow(panel.image, alpha=1.0 if panel.heat is None else 0.35)
     if panel.heat is None:
         return None
     return axis.imshow(panel.heat, cmap=_HEAT, vmin=0, vmax=1, alpha=0.75)

@@ -61,7 +61,7 @@ class Point:
 def parameters_figure(
     results: pd.DataFrame, scores: Sequence[Score], path: Path, dataset: str = "voc12", split: str = "val"
 ) -> Drawn:
-    """Draw Figure 5: the parameters of all networks on the way to a mask against its mIoU.
+    """Draw Figure 5: the parameters of all networks in the pipeline against its mIoU.
 
     A star is a baseline pseudo-mask, a square the output of a segmentation network; a line joins those of one method.
 
@@ -99,7 +99,7 @@ def parameters_figure(
     ticks = [tick for tick in _TICKS if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
-    axis.set_xlabel("parameters of all networks on the way (million)", fontsize=SMALL + 1)
+    axis.set_xlabel("parameters of all networks in the pipeline (million)", fontsize=SMALL + 1)
     axis.set_ylabel(f"mIoU on {dataset} {split} (%)", fontsize=SMALL + 1)
     tidy(axis, "both")
     _join(axis, points)

@@ -22,7 +22,7 @@ class Series:
     Attributes
     ----------
     label : str
-        The method, and whatever tells it from the others that are drawn with it.
+        The method, and whatever distinguishes it from the others that are drawn with it.
     rows : DataFrame
         As `load_results` gives them, by seed.
     """
@@ -77,7 +77,7 @@ def scored(results: pd.DataFrame, split: str) -> list[Series]:
             first.backbone if "backbone" in shown and first.backbone != "none" else "",
             "" if first["name"] else variant(first.settings, changing[first.method]),
             f"from {first.weights}" if "weights" in shown and first.weights != "none" else "",
-            f"of {first.limit or 'all'} pictures" if "limit" in shown else "",
+            f"of {first.limit or 'all'} images" if "limit" in shown else "",
             (first.protocol if by_name else _protocol(first.record)) if "protocol" in shown else "",
             f"+{first.refine}" if first.refine != "none" else "",
         ]

@@ -1,4 +1,4 @@
-"""Pictures with masks to lay over them, for a page."""
+"""Images with masks to lay over them, for a page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PALETTE = voc_palette()
 
 
 @dataclass(frozen=True)
-class Picture:
+class PageImage:
     """An image, and masks to lay over it.
 
     Attributes
@@ -50,12 +50,12 @@ class Picture:
     classes: tuple[str, ...]
 
 
-def pictures_of(
+def images_of(
     results: pd.DataFrame, dataset: Dataset, split: str, store: Store, count: int = 24
-) -> Iterator[Picture]:
+) -> Iterator[PageImage]:
     """Yield some images of a split with ground truth and masks, of the best-scoring settings of each method.
 
-    The same images for everybody; see `harness.report.gallery.draw`. One at a time, because masks take memory.
+    The same images in every report; see `harness.report.gallery.draw`. One at a time, because masks take memory.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def pictures_of(
 
     Yields
     ------
-    Picture
+    Image
     """
     rows = results[results.split == split]
     cells = kept_cells(rows, split, store)
@@ -83,7 +83,7 @@ def pictures_of(
             for name, kept in cell.items():
                 with suppress(UnusableArtefactError):
                     overlays.append((name, kept.mask(image_id)))
-        yield Picture(image_id, caption, dataset.image_path(image_id), overlays, dataset.classes)
+        yield PageImage(image_id, caption, dataset.image_path(image_id), overlays, dataset.classes)
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,12 @@ def data_uri(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{b64encode(data).decode()}"
 
 
-def embedded(picture: Picture) -> Shown:
+def embedded(image: PageImage) -> Shown:
     """Return an image as data URIs."""
-    return _shown(picture, lambda layer, kind, data: data_uri(kind, data))
+    return _shown(image, lambda layer, kind, data: data_uri(kind, data))
 
 
-def beside(picture: Picture, folder: Path, number: int) -> Shown:
+def beside(image: PageImage, folder: Path, number: int) -> Shown:
     """Write an image to a folder that stands beside the page, and return it as links to there."""
 
     def write(layer: int, kind: str, data: bytes) -> str:
@@ -118,21 +118,21 @@ def beside(picture: Picture, folder: Path, number: int) -> Shown:
         return quote(f"{folder.name}/{path.name}")
 
     folder.mkdir(parents=True, exist_ok=True)
-    return _shown(picture, write)
+    return _shown(image, write)
 
 
-def _shown(picture: Picture, source: Callable[[int, str, bytes], str]) -> Shown:
+def _shown(image: PageImage, source: Callable[[int, str, bytes], str]) -> Shown:
     """Return an image as a page shows it; `source` of a layer's number, kind and bytes is where it is found."""
-    photo = Image.fromarray(open_rgb(picture.photo) if isinstance(picture.photo, Path) else picture.photo)
+    photo = Image.fromarray(open_rgb(image.photo) if isinstance(image.photo, Path) else image.photo)
     photo.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     overlays = []
-    for layer, (name, mask) in enumerate(picture.overlays, 1):
+    for layer, (name, mask) in enumerate(image.overlays, 1):
         overlay = Image.fromarray(mask)
         overlay.putpalette(_PALETTE)
         overlay = overlay.resize(photo.size, Image.Resampling.NEAREST)
         overlays.append((name, source(layer, "png", _bytes(overlay, "PNG", transparency=0, optimize=True))))
     front = source(0, "jpeg", _bytes(photo, "JPEG", quality=_QUALITY))
-    return Shown(picture.id, picture.caption, *photo.size, front, overlays, _legend(picture))
+    return Shown(image.id, image.caption, *photo.size, front, overlays, _legend(image))
 
 
 def _bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -141,10 +141,10 @@ def _bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def _legend(picture: Picture) -> list[tuple[str, str]]:
+def _legend(image: PageImage) -> list[tuple[str, str]]:
     """Return name and CSS colour of each class that a mask shows."""
-    seen = sorted({int(index) for _, mask in picture.overlays for index in np.unique(mask)} - {0})
-    names = dict(enumerate(picture.classes)) | {IGNORE: "not labelled"}
+    seen = sorted({int(index) for _, mask in image.overlays for index in np.unique(mask)} - {0})
+    names = dict(enumerate(image.classes)) | {IGNORE: "not labelled"}
     return [(names.get(index, str(index)), _colour(index)) for index in seen]
 
 

@@ -12,7 +12,7 @@ from harness.data.base import Dataset
 from harness.errors import UserError, closest
 from harness.metrics import mean_iou
 from harness.report.figures.canvas import Drawn, LeftOut, finish, nothing
-from harness.report.figures.panels import Kept, Panel, draw_panels, heated, picture, truth
+from harness.report.figures.panels import Kept, Panel, draw_panels, heated, image, truth
 from harness.report.figures.series import Series, contenders, scored
 from harness.results.store import Store, UnusableArtefactError
 from harness.run.record import split_confusions
@@ -23,7 +23,7 @@ COLUMNS = 6  # methods side by side
 
 def heatmaps_figure(
     results: pd.DataFrame, dataset: Dataset, store: Store, path: Path, split: str,
-    pictures: Sequence[str] = (), count: int = 4, seed: int = 0,
+    images: Sequence[str] = (), count: int = 4, seed: int = 0,
 ) -> Drawn:  # fmt: skip
     """Draw Figure 4: image, a heat-map for each present class, the argmax, and what refiners make of it.
 
@@ -38,8 +38,8 @@ def heatmaps_figure(
     path : Path
         Where to write, without a suffix.
     split : str
-    pictures : sequence of str
-        Picture ids; where there are none, `count` pictures are drawn by lot.
+    images : sequence of str
+        Image ids; where there are none, `count` images are drawn by lot.
     count, seed : int
 
     Returns
@@ -55,7 +55,7 @@ def heatmaps_figure(
     left = LeftOut()
     found = contenders(scored(results, split), left)
     plain = [one for one in found if one.rows.refine.iloc[0] == "none"]
-    caption = f"pictures of {split}, and of each: score maps, baseline pseudo-mask, refined masks"
+    caption = f"images of {split}, and of each: score maps, baseline pseudo-mask, refined masks"
     if not plain:
         return nothing(path, caption, left, f"nothing without a refiner is scored on {split}")
     best = plain[0]
@@ -72,10 +72,10 @@ def heatmaps_figure(
         return nothing(path, caption, left)
     base = kept[best.label]
     lines = []
-    chosen = _choose(base.ids, split, pictures, count, seed)
+    chosen = _choose(base.ids, split, images, count, seed)
     for image_id in chosen:
-        shown = picture(dataset, image_id)
-        heats = _heats(base, image_id, shown.picture, left)
+        shown = image(dataset, image_id)
+        heats = _heats(base, image_id, shown.image, left)
         masks = [_mask(one, image_id, titles[label], left) for label, one in kept.items()]
         lines.append((shown, heats, [*masks, truth(dataset, image_id)]))
     if not any(heats or any(masks[:-1]) for _, heats, masks in lines):
@@ -87,7 +87,7 @@ def heatmaps_figure(
 
 def qualitative_figure(
     results: pd.DataFrame, dataset: Dataset, store: Store, path: Path, split: str,
-    pictures: Sequence[str] = (), count: int = 5, seed: int = 0,
+    images: Sequence[str] = (), count: int = 5, seed: int = 0,
 ) -> Drawn:  # fmt: skip
     """Draw Figure 6: a line for each image, a column for each method, the best first, and the ground truth.
 
@@ -101,8 +101,8 @@ def qualitative_figure(
     path : Path
         Where to write, without a suffix.
     split : str
-    pictures : sequence of str
-        Picture ids; where there are none, `count` pictures are drawn by lot, the same for everybody.
+    images : sequence of str
+        Image ids; where there are none, `count` images are drawn by lot, the same in every report.
     count, seed : int
 
     Returns
@@ -115,21 +115,21 @@ def qualitative_figure(
     UserError
         For an image that the split does not hold.
     """
-    caption = f"pseudo-masks of the same pictures of {split}, of the first seed of each method"
+    caption = f"pseudo-masks of the same images of {split}, of the first seed of each method"
     left = LeftOut()
     kept = _best(contenders(scored(results, split), left), split, store, left)
     if not kept:
         return nothing(path, caption, left, f"nothing is scored on {split}")
-    chosen = _choose(_common(kept), split, pictures, count, seed)
-    if not pictures:
-        caption += f"; pictures drawn by lot, seed {seed}"
+    chosen = _choose(_common(kept), split, images, count, seed)
+    if not images:
+        caption += f"; images drawn by lot, seed {seed}"
     lines = [_line(dataset, kept, image_id, left) for image_id in chosen]
     if not any(panel for line in lines for panel in line[2:]):
-        return nothing(path, caption, left, "the methods share no picture")
+        return nothing(path, caption, left, "the methods share no image")
     return finish(draw_panels(lines, chosen, dataset.classes), path, caption, left)
 
 
-def extreme_pictures(
+def extreme_images(
     results: pd.DataFrame, dataset: Dataset, store: Store, path: Path, split: str, count: int = 2
 ) -> Drawn:
     """Draw the best images, the worst, and those on which methods disagree most.
@@ -156,7 +156,7 @@ def extreme_pictures(
         Left out are methods beyond the best few, and what is gone.
     """
     caption = (
-        f"the pictures of {split} with the best and the worst mIoU of their own, mean over methods, and those on which "
+        f"the images of {split} with the best and the worst mIoU of their own, mean over methods, and those on which "
         "methods differ most; first seeds; under each mask its mIoU"
     )
     left = LeftOut()
@@ -227,7 +227,7 @@ def _common(kept: dict[str, Kept]) -> list[str]:
 def _choose(ids: Sequence[str], split: str, wanted: Sequence[str], count: int, seed: int) -> list[str]:
     for image_id in wanted:
         if image_id not in ids:
-            raise UserError(f"no picture '{image_id}' was scored on {split}: {closest(image_id, ids)}")
+            raise UserError(f"no image '{image_id}' was scored on {split}: {closest(image_id, ids)}")
     if wanted:
         return list(wanted)
     lot = np.random.default_rng(seed).permutation(len(ids))[:count]
@@ -239,7 +239,7 @@ def _line(
 ) -> list[Panel | None]:
     """Return image, ground truth, and the mask of each method."""
     masks = [_mask(one, image_id, label, left, (below or {}).get(label, "")) for label, one in kept.items()]
-    return [picture(dataset, image_id), truth(dataset, image_id), *masks]
+    return [image(dataset, image_id), truth(dataset, image_id), *masks]
 
 
 def _mask(kept: Kept, image_id: str, title: str, left: LeftOut, below: str = "") -> Panel | None:
