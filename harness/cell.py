@@ -53,22 +53,28 @@ class RunSpec(Frozen):
 def distinct_titles(specs: Sequence[RunSpec]) -> list[str]:
     """Return the title of each cell, with the settings that distinguish it from others of the same title."""
     titles = [spec.title for spec in specs]
-    settings = [dict(_flat(spec.model_dump(mode="json"))) for spec in specs]
+    each = [settings(spec.model_dump(mode="json")) for spec in specs]
     found = []
-    for title, own in zip(titles, settings, strict=True):
-        alike = [other for other, name in zip(settings, titles, strict=True) if name == title]
+    for title, own in zip(titles, each, strict=True):
+        alike = [other for other, name in zip(each, titles, strict=True) if name == title]
         apart = [key for key in own if any(other.get(key) != own[key] for other in alike)]
         said = ", ".join(f"{key.removeprefix('params.')}={own[key]}" for key in apart)
         found.append(f"{title} ({said})" if said else title)
     return found
 
 
-def _flat(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def flat(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings, each with its path: `protocol.background`, `fixed:0.4`."""
     for key, value in nested.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        elif key not in ("summary", "source"):
+            yield from flat(value, f"{before}{key}.")
+        else:
             yield f"{before}{key}", value
+
+
+def settings(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of nested mappings by their paths, but for what only describes them."""
+    return {path: value for path, value in flat(nested) if path.rpartition(".")[2] not in ("summary", "source")}
 
 
 def refiner_name(refine: str, settings: Mapping[str, Any] | None) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from harness.bootstrap import paired_difference
+from harness.cell import settings
 from harness.errors import UserError
 from harness.metrics import mean_iou
 from harness.results.record import Record
@@ -50,12 +50,12 @@ def compare(first: Record, second: Record, store: Store) -> dict[str, Any]:
             splits[split] = _split(first, second, split, store)
     if not splits:
         raise UserError("the two cells were not scored on the same images: their scores cannot be compared")
-    specs = [_flat({name: record[name] for name in ("spec", "weights", "applied")}) for record in (first, second)]
-    keys = [key for key in specs[0] | specs[1] if not key.endswith((".summary", ".source"))]
+    parts = ("spec", "weights", "applied")
+    own, other = (settings({name: dict(record)[name] for name in parts}) for record in (first, second))
     return {
         "first": {"key": first["key"], "title": first["title"]},
         "second": {"key": second["key"], "title": second["title"]},
-        "differs": {key: [spec.get(key) for spec in specs] for key in keys if specs[0].get(key) != specs[1].get(key)},
+        "differs": {key: [own.get(key), other.get(key)] for key in own | other if own.get(key) != other.get(key)},
         "seeds": [record["spec"]["seed"] for record in (first, second)],
         "splits": splits,
     }
@@ -75,7 +75,3 @@ def _split(first: Record, second: Record, split: str, store: Store) -> dict[str,
         "gained": {ids[n]: float(change[n]) for n in order[::-1][:IMAGES] if change[n] > 0},
         "lost": {ids[n]: float(change[n]) for n in order[:IMAGES] if change[n] < 0},
     }
-
-
-def _flat(nested: dict[str, Any]) -> dict[str, Any]:
-    return pd.json_normalize(nested).iloc[0].to_dict()

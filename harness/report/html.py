@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from harness.cell import flat
 from harness.files import write_atomic
 from harness.report.figures.canvas import Drawn
 from harness.report.formats import csv_text, file_name, latex, markdown
@@ -74,7 +75,8 @@ class _Tips:
         """Return the anchor of a record's protocol, which is a badge without its refiner."""
         apart = ("name", "summary", "source", "refine")
         protocol = record["spec"]["protocol"]
-        fields = _flat({name: value for name, value in protocol.items() if name not in apart})
+        own = {name: value for name, value in protocol.items() if name not in apart}
+        fields = {path: _text(value) for path, value in flat(own) if value not in ("", [], None)}
         label = protocol_name(record).removeprefix("protocol ")
         return self._anchor(label, "protocol", [protocol.get("summary", ""), protocol.get("source", "")], fields)
 
@@ -254,14 +256,7 @@ def _overlays(shown: list[Shown]) -> list[str]:
     return list(dict.fromkeys(name for image in shown for name, _ in image.overlays))
 
 
-def _flat(fields: dict[str, Any]) -> dict[str, str]:
-    """Return the fields that say something as text, those of a mapping each on its own."""
-    flat: dict[str, str] = {}
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": text for inner, text in _flat(value).items()}
-        elif isinstance(value, bool):
-            flat[name] = "yes" if value else "no"
-        elif value not in ("", [], None):
-            flat[name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return flat
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.cell import settings
 from harness.errors import UserError
 from harness.results.record import Record
 
@@ -41,9 +42,7 @@ class Tracked:
 
 def tracked(record: Record) -> Tracked:
     """Return what a tracker takes of a record."""
-    spec = {name: value for name, value in record["spec"].items() if name != "protocol"}
-    protocol = {name: value for name, value in record["spec"]["protocol"].items() if name not in ("summary", "source")}
-    config = pd.json_normalize({**spec, "protocol": protocol, "status": record["status"], "key": record["key"]})
+    config = settings({**record["spec"], "status": record["status"], "key": record["key"]})
     scores = {
         f"{split}/{name}": float(value)
         for split, metrics in (record.get("metrics") or {}).items()
@@ -55,7 +54,7 @@ def tracked(record: Record) -> Tracked:
         (int(epoch["epoch"]), {f"fit/{name}": float(value) for name, value in epoch.items() if name != "epoch"})
         for epoch in record.get("curves") or []
     ]
-    return Tracked(record["key"], record["title"], config.iloc[0].to_dict(), curves, scores)
+    return Tracked(record["key"], record["title"], config, curves, scores)
 
 
 def to_csv(runs: Iterable[Tracked], out: Path) -> Path:
