@@ -18,7 +18,8 @@ PRESENCE = np.array([0.9, 0.2])
 
 
 @pytest.mark.parametrize(
-    ("gating", "expected"), [("gt", [2]), ("predicted:0.5", [1]), ("none", [1, 2]), ("predicted:0", [1, 2])]
+    ("gating", "expected"),
+    [("gt", [2]), ("predicted:0.5", [1]), ("predicted:0.9", [1]), ("none", [1, 2]), ("predicted:0", [1, 2])],
 )
 def test_gating(gating: str, expected: list[int]) -> None:
     assert open_classes(Rules(gating, "none", "model"), LABELS, PRESENCE).tolist() == expected

@@ -45,13 +45,13 @@ def judged(*records: dict[str, Any], tmp_path: Path) -> Verdict:
 
 
 @pytest.mark.parametrize(
-    ("miou", "word"),
+    ("miou", "outcome"),
     [(0.433, "match"), (0.4334, "match"), (0.442, "within tolerance"), (0.4236, "within tolerance"), (0.447, "off")],
 )
-def test_a_score_is_judged_by_its_tolerance(tmp_path: Path, miou: float, word: str) -> None:
+def test_a_score_is_judged_by_its_tolerance(tmp_path: Path, miou: float, outcome: str) -> None:
     assert L_MCE.printed == "43.3"
     verdict = judged(record(miou), tmp_path=tmp_path)
-    assert (verdict.outcome, verdict.differs) == (word, [])
+    assert (verdict.outcome, verdict.differs) == (outcome, [])
     assert verdict.difference == pytest.approx(100 * miou - 43.3)
 
 
@@ -92,9 +92,9 @@ def test_what_was_not_scored_alike_is_not_judged_and_says_why(
 
 
 def test_what_is_missing_says_why(tmp_path: Path) -> None:
-    assert judged(tmp_path=tmp_path).word == "not run"
+    assert judged(tmp_path=tmp_path).outcome == "not run"
     failed = record(0.4, status="failed", reason="no luck")
-    assert judged(failed, tmp_path=tmp_path).word == "failed: no luck"
+    assert judged(failed, tmp_path=tmp_path).outcome == "failed: no luck"
     (table,) = published_tables([judged(failed, tmp_path=tmp_path)])
     assert table.rows[0][table.columns.index("measured")] == "–"
 

@@ -233,7 +233,7 @@ def verified(miou: float, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("record", "word", "differs"),
+    ("record", "outcome", "differs"),
     [
         (verified(0.703), "match", []),
         (verified(0.65), "off", []),
@@ -243,11 +243,11 @@ def verified(miou: float, **changes: Any) -> dict[str, Any]:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_published_verification_is_compared_with_the_verifier_s_score(
-    tmp_path: Path, record: dict[str, Any], word: str, differs: list[str]
+    tmp_path: Path, record: dict[str, Any], outcome: str, differs: list[str]
 ) -> None:
     score = next(s for s in published(REGISTRY, "vit-pcm") if s.table.name == "B" and s.method and s.split == "val")
     (verdict,) = verdicts([score], frame([record]), REGISTRY, Store(tmp_path, create=True))
-    assert (verdict.word, verdict.differs) == (word, differs)
+    assert (verdict.outcome, verdict.differs) == (outcome, differs)
 
 
 def test_cells_that_share_their_masks_count_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from harness.report.images import images_of
+from harness.report.overlays import images_of
 
 from harness.data.base import open_mask, open_rgb
 from harness.data.toy import Toy
