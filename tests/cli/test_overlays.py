@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from harness.report.overlays import images_of
 
 from harness.data.base import open_mask, open_rgb
 from harness.data.toy import Toy
 from harness.report.dataframe import load_results
+from harness.report.overlays import images_of
 from harness.results.store import Store
 from tests.conftest import TINY, Run
 
