@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from harness.cell import RunSpec as RunSpec
     from harness.data.base import Dataset as Dataset
     from harness.file_setting import File as File
+    from harness.file_setting import Folder as Folder
     from harness.loader import TrainingData as TrainingData
     from harness.method import Method as Method
     from harness.method import Params as Params
@@ -28,6 +29,7 @@ _HOMES = {
     "Batch": "harness.phases",
     "Dataset": "harness.data.base",
     "File": "harness.file_setting",
+    "Folder": "harness.file_setting",
     "Method": "harness.method",
     "Params": "harness.method",
     "Phase": "harness.phases",

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from harness.file_setting import file_name
 from harness.protocol import Protocol
 from harness.strict import Frozen
 
@@ -79,7 +80,8 @@ def settings(nested: Mapping[str, Any]) -> dict[str, Any]:
 
 def refiner_name(refine: str, settings: Mapping[str, Any] | None) -> str:
     """Return what people call a refiner: as it was asked for, with the settings that differ from its preset's."""
-    return f"{refine}({', '.join(f'{key}={value}' for key, value in settings.items())})" if settings else refine
+    said = ", ".join(f"{key}={file_name(value)}" for key, value in (settings or {}).items())
+    return f"{refine}({said})" if said else refine
 
 
 @dataclass(frozen=True)

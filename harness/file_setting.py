@@ -1,16 +1,18 @@
-"""A file in the settings of a method or a refiner: it counts by its content, and stays where it lies."""
+"""A file or folder in the settings of a method or a refiner: it counts by its content, and stays where it lies."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from harness.errors import UserError
 from harness.files import hash_file
+from harness.strict import canonical
 
 _PLACES: dict[str, str] = {}  # of the files that this process knows, by sha256
 
@@ -28,6 +30,8 @@ class File:
     sha256 : str
     """
 
+    what: ClassVar[str] = "file"
+
     def __init__(self, name: str, sha256: str) -> None:
         self.name = name
         self.sha256 = sha256
@@ -41,10 +45,17 @@ class File:
         UserError
             If no file of this machine is known for it, or the file has changed.
         """
-        path = Path(_PLACES.get(self.sha256, ""))
-        if not path.is_file() or hash_file(path) != self.sha256:
-            raise UserError(f"the file {self.name}, sha256 {self.sha256[:12]}, is not here: name it again with --set")
+        path = Path(_PLACES.get(self.sha256, "/nowhere"))
+        if self.content(path) != self.sha256:
+            raise UserError(
+                f"the {self.what} {self.name}, sha256 {self.sha256[:12]}, is not here: name it again with --set"
+            )
         return path
+
+    @classmethod
+    def content(cls, path: Path) -> str:
+        """Return the sha256 of what lies at a path; empty if there is no such thing."""
+        return hash_file(path) if path.is_file() else ""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, File) and self.sha256 == other.sha256
@@ -61,20 +72,20 @@ class File:
         ValueError
             If there is none.
         """
-        if isinstance(value, File):
+        if isinstance(value, cls):
             return value
-        if isinstance(value, Mapping) and value.keys() == {"file", "sha256"}:
-            return cls(str(value["file"]), str(value["sha256"]))
-        if not isinstance(value, str | Path) or not Path(value).is_file():
-            raise ValueError(f"no file {value}")
-        path = Path(value).absolute()
-        sha256 = hash_file(path)
+        if isinstance(value, Mapping) and value.keys() == {cls.what, "sha256"}:
+            return cls(str(value[cls.what]), str(value["sha256"]))
+        path = Path(value).absolute() if isinstance(value, str | Path) else None
+        sha256 = cls.content(path) if path else ""
+        if not path or not sha256:
+            raise ValueError(f"no {cls.what} {value}")
         _PLACES[sha256] = str(path)
         return cls(path.name, sha256)
 
     def written(self) -> dict[str, str]:
         """Return what keys and records hold."""
-        return {"file": self.name, "sha256": self.sha256}
+        return {self.what: self.name, "sha256": self.sha256}
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -83,8 +94,48 @@ class File:
         )
 
 
+class Folder(File):
+    """A folder of files that a setting names, as `saliency: Folder`; names and contents of its files are what counts.
+
+    Attributes
+    ----------
+    name : str
+    sha256 : str
+        Of the sorted names and hashes of its files; what begins with a dot and what lies in folders of it is not seen.
+    """
+
+    what: ClassVar[str] = "folder"
+
+    @classmethod
+    def content(cls, path: Path) -> str:
+        """Return the sha256 of the files of a folder; empty if there is none."""
+        if not path.is_dir():
+            return ""
+        return hashlib.sha256(canonical([[file.name, hash_file(file)] for file in _files(path)]).encode()).hexdigest()
+
+    def files(self) -> dict[str, Path]:
+        """Return its files by their names without suffix, as images are called by their ids.
+
+        Raises
+        ------
+        UserError
+            As `path` does.
+        """
+        return {file.stem: file for file in _files(self.path)}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def file_name(value: Any) -> Any:
+    """Return the name alone of what `written` made of a file or folder, and any other value as it is."""
+    is_file = isinstance(value, Mapping) and value.keys() in ({"file", "sha256"}, {"folder", "sha256"})
+    return next(iter(value.values())) if is_file else value
+
+
 def known_places() -> dict[str, str]:
-    """Return where the files lie that this process knows, by sha256."""
+    """Return where the files and folders lie that this process knows, by sha256."""
     return dict(_PLACES)
 
 

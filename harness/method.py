@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -201,7 +202,10 @@ class Refiner(Trainable):
         grid, before there is a background.
     background_rule : str
         Of a refiner of maps: the background that its source fixes for what it returns, as `fixed:0.25`; empty takes
-        the protocol's.
+        the protocol's. With `model` it is given no background and returns one, before the classes; a channel behind
+        them is for pixels that get no label.
+    supervision : tuple of str
+        What it looks at beyond an image and its probabilities, as `saliency`; the cells that it refines name it.
     trained : bool
     families : tuple of str
         Which backbones it learns on.
@@ -212,6 +216,7 @@ class Refiner(Trainable):
     kind: ClassVar[str] = "refiner"
     refines: ClassVar[Literal["probabilities", "maps"]] = "probabilities"
     background_rule: ClassVar[str] = ""
+    supervision: ClassVar[tuple[str, ...]] = ()
     trained: ClassVar[bool] = False
     families: ClassVar[tuple[str, ...]] = ("vit", "cnn")
     Params: ClassVar[type[RefinerParams]] = RefinerParams
@@ -225,6 +230,10 @@ class Refiner(Trainable):
         after that refiner, gated by image labels.
         """
         return ()
+
+    def missing(self, image_ids: Sequence[str]) -> str:
+        """Return what its inputs lack for images that it is to refine; empty if nothing. Asked before anything runs."""
+        return ""
 
     def build(self, backbone: Any, num_classes: int) -> nn.Module:
         """Return the model of a refiner that learns."""
@@ -244,3 +253,7 @@ class Refiner(Trainable):
             grid.
         """
         raise NotImplementedError
+
+    def refine_by_id(self, image_id: str, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """Refine as `refine` does, knowing which image it is; to be overridden where an input belongs to each image."""
+        return self.refine(image, probabilities)

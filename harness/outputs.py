@@ -52,10 +52,9 @@ def checked_refined(refiner: Refiner, refined: Any, given: np.ndarray) -> np.nda
     """Return what `refine` made of some probabilities, or of maps, which may come back at another grid."""
     sound = isinstance(refined, np.ndarray) and refined.dtype.kind == "f" and refined.ndim == 3
     if refiner.refines == "maps":
-        sound, expected = (
-            sound and len(refined) == len(given) and refined.size > 0,
-            f"a float array ({len(given)}, h, w)",
-        )
+        counts = [len(given) + more for more in ((1, 2) if refiner.background_rule == "model" else (0,))]
+        sound = sound and len(refined) in counts and refined.size > 0
+        expected = f"a float array ({' or '.join(map(str, counts))}, h, w)"
     else:
         sound, expected = sound and refined.shape == given.shape, f"a float array {given.shape}"
     must(sound, refiner, "refine", describe(refined), expected)

@@ -137,7 +137,7 @@ class Predictor:
         present = None if presence is None else presence[0].cpu().numpy()
         classes = open_classes(self.rules, self.labels, present)
         scores, size = maps[0].cpu().numpy(), image.shape[:2]
-        best = best_class(scores, classes, size, self.rules, self.method.output, self.refiner, path)
+        best = best_class(scores, classes, size, self.rules, self.method.output, self.refiner, path, image_id=path.stem)
         return np.array([0, *classes], np.uint8)[best]
 
 

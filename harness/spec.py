@@ -27,6 +27,7 @@ def _seed(value: Any) -> Any:
     return value
 
 
+INPUT = "input"  # the owner of settings for every plugin that has them: files and folders that they need
 Seed = Annotated[int, BeforeValidator(_seed), Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 Some = Annotated[Names, Field(min_length=1)]
@@ -106,7 +107,8 @@ def expand(grids: Sequence[Grid], registry: Registry, asked: Mapping[str, Any] |
         For an unknown name or key, or a value of the wrong type.
     """
     cells: dict[str, Cell] = {}
-    _must_fit(asked if asked is not None else [key for grid in grids for key in grid.set], grids, registry)
+    keys = [*(asked if asked is not None else [key for grid in grids for key in grid.set])]
+    _must_fit(keys, grids, registry)
     for grid in grids:
         if grid.checkpoint and len(grid.seeds) > 1:
             raise UserError("--checkpoint is one trained model, which no seed changes: name one of --seeds")
@@ -114,11 +116,14 @@ def expand(grids: Sequence[Grid], registry: Registry, asked: Mapping[str, Any] |
         axes = itertools.product(grid.datasets, grid.protocols, methods, grid.backbones, grid.seeds)
         for dataset, name, method, backbone, seed in axes:
             for refine, verify in itertools.product(grid.refine or (None,), grid.verify or (None,)):
-                asked = {field: value for field, value in (("refine", refine), ("verify", verify)) if value}
-                protocol = _protocol(registry, name, dataset, asked, grid.set)
+                chosen = {field: value for field, value in (("refine", refine), ("verify", verify)) if value}
+                protocol = _protocol(registry, name, dataset, chosen, grid.set)
                 cell = _cell(grid, registry, dataset, protocol, method, backbone, seed)
                 apart = [cell.spec.model_dump(mode="json"), cell.weights, cell.checkpoint, cell.verify_weights]
                 cells.setdefault(canonical(apart), cell)
+    for name in (key.partition(".")[2] for key in keys if key.startswith(f"{INPUT}.")):
+        if not any(name in cell.spec.params or name in (cell.spec.refiner or ()) for cell in cells.values()):
+            raise UserError(f"--input {name}: no method or refiner of this run takes it")
     return list(cells.values())
 
 
@@ -161,7 +166,7 @@ def _cell(
     if method_class.external and params["folder"]:
         folder = Path(params["folder"]).absolute()
         params["folder"] = folder.name  # the content is in the keys; where it lies is nobody's business
-    origins |= {key: "--set" for key in grid.set if _tells(key, protocol)}
+    origins |= {key: "--set" for key in grid.set if _concerns(key, protocol)}
     checkpoint = grid.checkpoint if grid.checkpoint and method_class.families else ""
     weights, without = weights_of(grid.weights or ("random" if checkpoint else dataset_class.weights), backbone)
     if not grid.weights and not checkpoint:
@@ -209,7 +214,7 @@ def _must_fit(keys: Iterable[str], grids: Sequence[Grid], registry: Registry) ->
     known = [*dict.fromkeys([*methods, *_ancestors(registry, methods), *registry.names("refiner")])]
     for key in keys:
         owner = key.partition(".")[0]
-        if owner not in ("protocol", VERIFIER) and not any(fnmatch(name, owner) for name in known):
+        if owner not in ("protocol", VERIFIER, INPUT) and not any(fnmatch(name, owner) for name in known):
             hint = closest(owner, [*known, "protocol", VERIFIER])
             raise UserError(f"--set {key}: no such method in this run: {hint}")
 
@@ -234,9 +239,14 @@ def _parent(
 def _refiner_settings(registry: Registry, refine: str, assignments: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the settings of a cell's refiner that are assigned, after checking them; None where there are none."""
     name = refine.partition(":")[0]
-    settings = {key.partition(".")[2]: value for key, value in assignments.items() if key.partition(".")[0] == name}
-    refiner_config(registry, refine, settings)
-    return settings or None
+    fields = registry.load("refiner", name).Params.model_fields if name != "none" else {}
+    settings = {}
+    for assignment, value in assignments.items():
+        owner, _, key = assignment.partition(".")
+        if owner == name or (owner == INPUT and key in fields):
+            settings[key] = value
+    config = refiner_config(registry, refine, settings)
+    return {key: config["params"].get(key, value) for key, value in settings.items()} if config and settings else None
 
 
 def settings_of(
@@ -252,14 +262,15 @@ def settings_of(
             origins.update(dict.fromkeys(known, f"dataset {dataset.name}"))
     for assignment, value in assignments.items():
         owner, _, key = assignment.partition(".")
-        if owner != "protocol" and fnmatch(method.name, owner) and (key in fields or owner == method.name):
+        meant = owner == method.name or (key in fields and (owner == INPUT or fnmatch(method.name, owner)))
+        if owner != "protocol" and meant:
             values[key] = value
             origins[key] = "--set"
     params = parse(method.Params, values, where=f"--set {method.name}")
     return params.model_dump(mode="json"), origins
 
 
-def _tells(assignment: str, protocol: Protocol) -> bool:
+def _concerns(assignment: str, protocol: Protocol) -> bool:
     """Return whether an assignment is to the protocol or to its verifier, if it has one."""
     owner, field = assignment.split(".")[:2]
     verifies = protocol.verify != "none"

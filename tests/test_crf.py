@@ -85,3 +85,19 @@ def test_labels_as_unary_forget_how_sure_the_scores_were() -> None:
 def test_the_mean_subtracted_image_wraps_around() -> None:
     pixel = np.array([[[130, 100, 104]]], np.uint8)  # R, G, B
     assert _mean_subtracted(pixel).tolist() == [[[0, 256 - 16, 7]]]
+
+
+def test_each_setting_reaches_the_field_that_it_is_of() -> None:
+    from pydensecrf import densecrf
+    from pydensecrf.utils import unary_from_softmax
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (24, 32, 3), np.uint8)
+    given = rng.random((2, 24, 32), np.float32)
+    given /= given.sum(0)
+    field = densecrf.DenseCRF2D(32, 24, 2)
+    field.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(given, clip=1e-5)))
+    field.addPairwiseGaussian(sxy=1, compat=3)
+    field.addPairwiseBilateral(sxy=67, srgb=3, rgbim=image, compat=4)
+    expected = np.array(field.inference(10)).reshape(2, 24, 32)
+    assert dense_crf(image, given, PARAMS) == pytest.approx(expected, abs=1e-6)

@@ -7,6 +7,7 @@ from sklearn.metrics import average_precision_score
 from harness.metrics import Confusions, confusion, finalise
 from harness.stages.curve import BINS, STEPS, Curve, average_precision
 from harness.stages.select import average_precision as ranking_precision
+from harness.stages.select import mean_average_precision
 
 CLASSES = 4
 
@@ -70,3 +71,10 @@ def test_the_ranking_of_image_labels_is_scikit_learns() -> None:
     rng = np.random.default_rng(1)
     truth, scores = rng.integers(0, 2, 50), rng.random(50)
     assert ranking_precision(truth, scores) == pytest.approx(average_precision_score(truth, scores))
+
+
+def test_the_mean_average_precision_is_over_the_classes_that_occur_and_not_the_background() -> None:
+    labels = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0]])
+    presence = np.array([[0.9, 0.1, 0.8], [0.8, 0.2, 0.1], [0.7, 0.3, 0.1]])
+    # the first class: ranks 1 and 3 of 3 are right, 1 and 2/3; the second: rank 2 of 3, 1/2; the third does not occur
+    assert mean_average_precision(labels, presence) == pytest.approx((5 / 6 + 1 / 2) / 2)

@@ -41,7 +41,7 @@ class Linear(Method):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     paths = [folder / f"{i}.png" for i in range(10)]
     for path in paths:
@@ -261,3 +261,35 @@ def test_a_loss_that_begins_later_is_averaged_over_its_own_steps(data: TrainingD
     run = session(tmp_path)
     train(method, method.build(None, 5), data, run)
     assert [epoch["late"] for epoch in run.curves] == [3.0, 3.0, 3.0]
+
+
+def test_a_phase_clips_the_norm_of_all_its_gradients(data: TrainingData, tmp_path: Path) -> None:
+    class Clipped(Mean):
+        name = "clipped"
+
+        def phases(self, model: nn.Module) -> list[Phase]:
+            return [Phase(1, [{"params": list(model.parameters()), "lr": 1.0}], "SGD", clip_norm=1e-3)]
+
+    method = Clipped(TrainParams(image_size=16, batch_size=10))
+    model = method.build(None, 5)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    train(method, model, data, session(tmp_path))
+    moved = torch.cat([(b - a).flatten() for a, b in zip(before, model.parameters(), strict=True)])
+    assert float(moved.norm().detach()) == pytest.approx(1e-3, rel=1e-3)  # one step, of a gradient that is longer
+
+
+def test_every_epoch_has_an_order_of_its_own(data: TrainingData, tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    class Watching(Mean):
+        name = "watching"
+
+        def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+            seen.append(list(batch.ids))
+            return super().training_step(model, batch, step)
+
+    method = Watching(TrainParams(image_size=16, epochs=2, batch_size=10))
+    train(method, method.build(None, 5), data, session(tmp_path))
+    first, second = seen
+    assert first != second
+    assert sorted(first) == sorted(second) == sorted(data.ids)

@@ -28,6 +28,8 @@ def _settings(case: Case) -> dict[str, Any]:
 def _refiner(case: Case, **changes: Any) -> Refiner:
     """Return a new refiner, with a model where it has one; `changes` of its settings."""
     refiner: Refiner = case.plugin(case.plugin.Params.model_validate(_settings(case) | changes))
+    if lacks := refiner.missing(case.data.ids):
+        raise NotApplicableError(lacks)
     if refiner.trained:
         torch.manual_seed(0)
         backbone = build_backbone(BACKBONES[refiner.families[-1]], Weights("random"))

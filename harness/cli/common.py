@@ -96,6 +96,16 @@ def next_command(*words: str, results: Path = DEFAULT_RESULTS) -> str:
     return shlex.join(["harness", *words, *where])
 
 
+def parse_inputs(inputs: Sequence[str]) -> dict[str, Any]:
+    """Turn `--input` options, `NAME=PATH`, into settings of every plugin that has one of that name."""
+    from harness.spec import INPUT
+
+    wrong = [given for given in inputs if not all(given.partition("="))]
+    if wrong:
+        raise UserError(f"--input {wrong[0]}: expected NAME=FOLDER")
+    return {f"{INPUT}.{name.strip()}": path for name, _, path in (given.partition("=") for given in inputs)}
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Turn `--set` options, `METHOD.KEY=VALUE`, into a mapping; values are read as YAML."""
     import yaml

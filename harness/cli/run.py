@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, filled, parse_assignments, split_commas, split_stages
+from harness.cli.common import DEFAULT_RESULTS, filled, parse_assignments, parse_inputs, split_commas, split_stages
 from harness.errors import UserError
 
 _WHAT, _WHERE, _HOW = "What is run", "Where things are", "How it is run"
@@ -35,6 +35,9 @@ def command(
     experiment: Annotated[str | None, _option(_WHAT, "A named experiment, or a YAML file.")] = None,
     assignments: Annotated[
         list[str] | None, _option(_WHAT, "METHOD.KEY=VALUE, protocol.KEY=VALUE or deeplabv2.KEY=VALUE.", "--set")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None, _option(_WHERE, "NAME=FOLDER: what some methods and refiners need beside images.", "--input")
     ] = None,
     limit: Annotated[int | None, _option(_WHAT, "Only the first N images of each split.", min=1)] = None,
     failed: Annotated[bool, _option(_WHAT, "Only the cells that have failed before.", "--failed")] = False,
@@ -109,7 +112,7 @@ def command(
         "limit": limit,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    values = parse_assignments(assignments or [])
+    values = parse_assignments(assignments or []) | parse_inputs(inputs or [])
     if filled(experiment, "--experiment"):
         assert experiment
         grids = [

@@ -7,6 +7,7 @@ import shlex
 from itertools import pairwise
 from typing import Any
 
+from harness.file_setting import file_name
 from harness.protocol import VERIFIER
 from harness.results.record import Record
 
@@ -46,11 +47,6 @@ def command_of(record: Record) -> list[str]:
             external = name == "folder" and "folder" in spec["params"]
             words += ["--set", f"{spec['method']}.folder=EXTERNAL_FOLDER" if external else _assignment(name, spec)]
     return words
-
-
-def _is_file(value: Any) -> bool:
-    """Return whether a setting is a file, see `harness.File`; a person has to say where it lies."""
-    return isinstance(value, dict) and value.keys() == {"file", "sha256"}
 
 
 def _given(command: str, option: str) -> list[str]:
@@ -105,6 +101,6 @@ def _assignment(name: str, spec: dict[str, Any]) -> str:
 
 def _yaml(value: Any) -> str:
     """Return a value as `--set` reads it."""
-    if _is_file(value):
-        return "FILE"
+    if file_name(value) is not value:
+        return str(next(iter(value))).upper()  # FILE or FOLDER: a person has to say where it lies
     return value if isinstance(value, str) and value.replace("_", "").isalnum() else json.dumps(value)

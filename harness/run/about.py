@@ -14,6 +14,7 @@ def about(cell: CellGraph) -> dict[str, Any]:
     splits = cell.protocol.eval_splits
     gating = {split: cell.gating(split) for split in cell.splits}
     weights = cell.weights
+    refined = cell.refiner_class.supervision if cell.refiner_class else ()
     nodes = [cell.graph.nodes[key] for key in cell.keys]
     return {
         "timm": cell.timm,
@@ -26,7 +27,7 @@ def about(cell: CellGraph) -> dict[str, Any]:
         if cell.checkpoint
         else None,
         "method_version": cell.version,
-        "supervision": list(cell.method.supervision),
+        "supervision": list(dict.fromkeys([*cell.method.supervision, *refined])),
         "applied": {
             "background": str(cell.background),
             "gating": {split: str(rule) for split, rule in gating.items()},

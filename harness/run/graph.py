@@ -191,6 +191,10 @@ class CellGraph(OpenedCell):
     def masks(self, split: str) -> list[Node]:
         """Add the pseudo-masks of a split, by shard."""
         learned = [self.fit_refiner] if self.fit_refiner else []
+        if self.refiner and self.refiner_class:
+            refiner = self.refiner_class(self.refiner_class.Params.model_validate(self.refiner["params"]))
+            if lacks := refiner.missing(self.index(split, self.sees_pixels(split)).ids):
+                raise UserError(f"{self.protocol.refine} on {self.dataset.name}/{split}: {lacks}")
         return self._masks(split, self.rules(split), self.protocol.refine, self.refiner, learned)
 
     def _masks(

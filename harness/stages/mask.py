@@ -49,8 +49,8 @@ def run(task: Task) -> None:
             continue
         image = task.image_paths[row[image_id] - start]
         closed = background_is_closed(rules, labels[row[image_id]]) and len(classes) > 0
-        best = best_class(maps, classes, (height, width), rules, output, refiner, image, closed)
-        save_mask(task.out / f"{image_id}.png", class_of[np.array([0, *classes])[best]])
+        best = best_class(maps, classes, (height, width), rules, output, refiner, image, closed, image_id)
+        save_mask(task.out / f"{image_id}.png", class_of[np.array([0, *classes, IGNORE])[best]])
 
 
 def best_class(
@@ -62,9 +62,11 @@ def best_class(
     refiner: Refiner | None = None,
     image: Path | None = None,
     closed: bool = False,
+    image_id: str = "",
 ) -> np.ndarray:
     """Return (H, W) which of background and open classes is best at each pixel, after a refiner if there is one.
 
+    The number after the last class is a refiner's of `maps` that leaves pixels without a label.
     Where the background is `closed` it has probability 0 everywhere, and is the best nowhere.
     """
     if refiner and refiner.params.align_corners is not None:
@@ -72,26 +74,28 @@ def best_class(
     if refiner is None or refiner.refines == "probabilities":
         scored = probabilities(scores, classes, size, rules, output)
         if closed:
-            return 1 + best_channel(scored[1:], refiner, image)
-        return best_channel(scored, refiner, image)
+            return 1 + best_channel(scored[1:], refiner, image, image_id)
+        return best_channel(scored, refiner, image, image_id)
     maps = normalised(scores, classes, rules, output)
+    if refiner.background_rule == "model" and rules.background.kind == "model":
+        maps = maps[1:]
     if len(maps):
         assert image
-        refined = checked_refined(refiner, refiner.refine(open_rgb(image), maps.numpy()), maps.numpy())
+        refined = checked_refined(refiner, refiner.refine_by_id(image_id, open_rgb(image), maps.numpy()), maps.numpy())
         maps = torch.from_numpy(refined.astype(np.float32))
-    if refiner.background_rule and rules.background.kind != "model":
-        rules = replace(rules, background=Rule.parse(refiner.background_rule))
+        if refiner.background_rule and rules.background.kind != "model":
+            rules = replace(rules, background=Rule.parse(refiner.background_rule))
     scored = with_background(maps, size, rules)
     return 1 + scored[1:].argmax(0).numpy() if closed else scored.argmax(0).numpy()
 
 
-def best_channel(scored: Tensor, refiner: Refiner | None, image: Path | None) -> np.ndarray:
+def best_channel(scored: Tensor, refiner: Refiner | None, image: Path | None, image_id: str = "") -> np.ndarray:
     """Return (H, W) which channel is best at each pixel, refined by the image if there is a refiner."""
     if refiner is None:
         return scored.argmax(0).numpy()
     assert image
     normal = (scored / scored.sum(0).clamp(min=1e-7)).numpy()
-    return checked_refined(refiner, refiner.refine(open_rgb(image), normal), normal).argmax(0)
+    return checked_refined(refiner, refiner.refine_by_id(image_id, open_rgb(image), normal), normal).argmax(0)
 
 
 def load_refiner(chosen: dict[str, Any] | None, registry: Registry) -> Refiner | None:

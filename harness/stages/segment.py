@@ -28,5 +28,5 @@ def run(task: Task) -> None:
         image = torch.from_numpy(open_rgb(path).copy()).permute(2, 0, 1)[None].to(task.device)
         with task.autocast(config.precision):
             scored = probabilities(model, image, recipe)[0].float().cpu()
-        save_mask(task.out / f"{image_id}.png", class_of[best_channel(scored, refiner, path)])
+        save_mask(task.out / f"{image_id}.png", class_of[best_channel(scored, refiner, path, image_id)])
         task.progress(done, len(ids))

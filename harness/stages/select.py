@@ -58,11 +58,10 @@ def exhausted(scores: Sequence[float], patience: int | None) -> bool:
 
 
 def _by_labels(task: Task, scored: Iterator[Scored]) -> float:
-    """Return the mean average precision of the predicted image labels over the classes that occur."""
-    truth = np.array(task.parent("labels").json("labels.json")["labels"])[:, 1:]
+    """Return the mean average precision of the predicted image labels."""
+    labels = np.array(task.parent("labels").json("labels.json")["labels"])
     found = np.stack([presence for _, _, presence in scored if presence is not None]).astype(np.float64)
-    known = truth.any(0)
-    return float(np.mean([average_precision(t, f) for t, f in zip(truth.T[known], found.T[known], strict=True)]))
+    return mean_average_precision(labels, found)
 
 
 def _by_pixels(task: Task, scored: Iterator[Scored]) -> float:
@@ -83,6 +82,13 @@ def _by_pixels(task: Task, scored: Iterator[Scored]) -> float:
             yield confusion(open_mask(dataset.mask_path(image_id)), mask, config.class_ids)
 
     return float(mean_iou(Confusions.gather(matrices(), len(class_ids)).counts().sum(0)))
+
+
+def mean_average_precision(labels: np.ndarray, presence: np.ndarray) -> float:
+    """Return it over the classes that occur: (N, num_classes) image labels, (N, num_classes - 1) without background."""
+    truth = labels[:, 1:]
+    known = truth.any(0)
+    return float(np.mean([average_precision(t, p) for t, p in zip(truth.T[known], presence.T[known], strict=True)]))
 
 
 def average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
