@@ -14,8 +14,8 @@ from harness.strict import digest
 # Hash of today: hash of its bytes, the version before. Code that has results under that keeps it until it changes.
 _RECORDED = {
     "a6a416d487b08e23": "ef678281cc62b970",  # crf
-    "409369250bf55429": "ef0acb349eba1cdc",  # pamr
-    "5898e74749b8a511": "431d1be711bd7e3a",  # sanity
+    "bcda4b65b67a4562": "ef0acb349eba1cdc",  # pamr
+    "af2deb220d5e4e20": "431d1be711bd7e3a",  # sanity
 }
 _CONTRACT = ("harness.method", "harness.data.base")
 _BEGINNINGS = (tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)  # what a statement comes after

@@ -71,7 +71,7 @@ class PAMR(Refiner):
         return affinities(image, self.params.dilations)
 
 
-def affinities(picture: Tensor, dilations: Sequence[int]) -> Tensor:
+def affinities(image: Tensor, dilations: Sequence[int]) -> Tensor:
     """Return how much each pixel listens to each neighbour.
 
     Parameters
@@ -85,14 +85,14 @@ def affinities(picture: Tensor, dilations: Sequence[int]) -> Tensor:
     Tensor
         (8 * len(dilations), H, W), in the order of `neighbours`; sums to one over the neighbours.
     """
-    total, squares = torch.zeros_like(picture), torch.zeros_like(picture)
-    for there in neighbours(picture, dilations):
-        difference = there - picture
+    total, squares = torch.zeros_like(image), torch.zeros_like(image)
+    for there in neighbours(image, dilations):
+        difference = there - image
         total += difference
         squares += difference**2
     count = 9 * len(dilations)
     unit = 1e-8 + 0.1 * ((squares - total**2 / count) / (count - 1)).sqrt()
-    distances = [((there - picture).abs() / unit).mean(0) for there in neighbours(picture, dilations)]
+    distances = [((there - image).abs() / unit).mean(0) for there in neighbours(image, dilations)]
     return torch.stack(distances).neg().softmax(0)
 
 

@@ -96,14 +96,8 @@ class ToCo(Method):
     def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
         p, present = self.params, batch.labels[:, 1:]
         seen = model(batch.images)
-        with torch.no_grad():
-            cams, auxiliary = (
-                stretched(maps) * present[:, :, None, None] for maps in multi_scale(model.maps, batch.images)
-            )
-            grid = seen["dense"].shape[-2:]
-            labels = confident(functional.interpolate(auxiliary, grid, mode="bilinear"), p.high, p.low)
-            if batch.valid is not None:
-                labels[functional.interpolate(batch.valid.float(), grid)[:, 0] == 0] = 255
+        cams, auxiliary = gated_maps(model, batch)
+        labels = token_labels(auxiliary, batch, seen["dense"].shape[-2:], p.high, p.low)
         losses = {
             "cls": functional.binary_cross_entropy_with_logits(seen["logits"].float(), present),
             "aux": functional.binary_cross_entropy_with_logits(seen["auxiliary"].float(), present),
@@ -182,8 +176,8 @@ class ToCoCAM(Method):
         return maps.relu(), model(images)["logits"].sigmoid()
 
 
-class ToCoNet(nn.Module):
-    """A ViT with two classifiers, a segmentation head, and a projection of class tokens with its teacher."""
+class Student(nn.Module):
+    """A ViT with two classifiers, of its last block and of an earlier one, and a segmentation head."""
 
     def __init__(self, backbone: Any, num_classes: int, level: int) -> None:
         super().__init__()
@@ -196,15 +190,10 @@ class ToCoNet(nn.Module):
             nn.Conv2d(512, 512, 3, padding=5, dilation=5, bias=False), nn.ReLU(),
             nn.Conv2d(512, num_classes, 1, bias=False),
         )  # fmt: skip
-        self.student, self.teacher = Projection(dim), Projection(dim)
-        self.teacher.load_state_dict(self.student.state_dict())
 
     def new_parameters(self) -> list[nn.Parameter]:
         """Return the parameters outside the backbone that learn."""
-        return [
-            *self.classifier.parameters(), *self.auxiliary.parameters(), *self.segmentation.parameters(),
-            *(q for q in self.student.parameters() if q is not self.student.gain),
-        ]  # fmt: skip
+        return [*self.classifier.parameters(), *self.auxiliary.parameters(), *self.segmentation.parameters()]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return dense features, the class token, logits of both classifiers by maximum, and of the segmentation."""
@@ -221,6 +210,18 @@ class ToCoNet(nn.Module):
         """Return (B, K, h, w) maps of both classifiers."""
         features = self.backbone.features(images, levels=(self.level,))
         return self.classifier(features.dense), self.auxiliary(features.levels[0])
+
+
+class ToCoNet(Student):
+    """A student with a projection of class tokens, and the projection's teacher."""
+
+    def __init__(self, backbone: Any, num_classes: int, level: int) -> None:
+        super().__init__(backbone, num_classes, level)
+        self.student, self.teacher = Projection(backbone.dim), Projection(backbone.dim)
+        self.teacher.load_state_dict(self.student.state_dict())
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        return [*super().new_parameters(), *(q for q in self.student.parameters() if q is not self.student.gain)]
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
@@ -252,6 +253,22 @@ class Projection(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.last(functional.normalize(self.layers(tokens), dim=-1))
+
+
+@torch.no_grad()
+def gated_maps(model: Student, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return (B, K, H, W) maps of both classifiers at image size, of three scales, in [0, 1], 0 for absent classes."""
+    present = batch.labels[:, 1:, None, None]
+    cams, auxiliary = (stretched(maps) * present for maps in multi_scale(model.maps, batch.images))
+    return cams, auxiliary
+
+
+def token_labels(maps: Tensor, batch: Batch, grid: Any, high: float, low: float) -> Tensor:
+    """Return (B, h, w) labels of tokens by maps at image size; padding and what is between high and low are 255."""
+    labels = confident(functional.interpolate(maps, grid, mode="bilinear"), high, low)
+    if batch.valid is not None:
+        labels[functional.interpolate(batch.valid.float(), grid)[:, 0] == 0] = 255
+    return labels
 
 
 def token_contrast(features: Tensor, labels: Tensor) -> Tensor:

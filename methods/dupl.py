@@ -1,0 +1,211 @@
+"""DuPL (Wu et al., CVPR 2024): two students, kept apart, that label each other with ever more trust."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from wsss_methods.single_stage import refined_labels, split_loss, warm_poly
+from wsss_methods.toco import Student, gated_maps, token_contrast, token_labels
+from wsss_methods.vitpcm.views import jitter
+
+from harness import Augment, Batch, Method, Phase, Step, TrainParams
+
+
+class DuPLParams(TrainParams):
+    """Settings of DuPL; the defaults are those of the authors' code, Wu0409/DuPL, on VOC.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+        20,000 steps of 4 images.
+    warmup : float
+        Share of the training in which the learning rate rises.
+    segment_from, filter_from : float
+        Shares of the training after which the segmentation heads learn, and after which labels are filtered and
+        unlabelled places must be consistent.
+    head_lr_factor : float
+    weight_decay : float
+    level : int
+        The block whose patches the auxiliary classifier reads.
+    high, high_end, low : float
+        A map is a class above the first, which falls along a cosine to the second, and background below the third.
+    tokens, segmentation, discrepancy, consistency : float
+        Weights of the losses.
+    suspicious : float
+        The least loss of a place of a class that the filter looks at.
+    enough : int
+        So many such places a step are needed for the filter to look.
+    sure : float
+        Unlabelled places where a student's own probability is above it are taught by that.
+    """
+
+    image_size: int = Field(448, ge=32)
+    epochs: int = Field(8, ge=0)
+    batch_size: int = Field(4, ge=1)
+    lr: float = Field(6e-5, gt=0)
+    warmup: float = Field(0.075, ge=0, lt=1)
+    segment_from: float = Field(0.1, ge=0, le=1)
+    filter_from: float = Field(0.4, ge=0, le=1)
+    head_lr_factor: float = Field(10.0, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    level: int = -3
+    high: float = Field(0.7, ge=0, le=1)
+    high_end: float = Field(0.55, ge=0, le=1)
+    low: float = Field(0.25, ge=0, le=1)
+    tokens: float = Field(0.2, ge=0)
+    segmentation: float = Field(0.2, ge=0)
+    discrepancy: float = Field(0.1, ge=0)
+    consistency: float = Field(0.05, ge=0)
+    suspicious: float = Field(0.1, ge=0)
+    enough: int = Field(1000, ge=2)
+    sure: float = Field(0.9, ge=0, le=1)
+
+
+class DuPL(Method):
+    """Each of two students learns the masks that the other one's maps give; their features must not become alike.
+
+    More of the maps counts as a class from step to step. Labels that a student finds implausible itself, by a mixture
+    of two Gaussians over its losses, are left out; where the other gave none, it must see the same in a changed view.
+    The first student's segmentation is scored.
+    """
+
+    name = "dupl"
+    cite = "wu2024dupl"
+    families = ("vit",)
+    output = "probability"
+    background = True
+    predicts_presence = True
+    check_settings: ClassVar[Mapping[str, Any]] = {"segment_from": 0.0, "filter_from": 0.0, "enough": 2, "sure": 0.0}
+    Params = DuPLParams
+
+    params: DuPLParams
+
+    def build(self, backbone: Any, num_classes: int) -> nn.Module:
+        return Pair(backbone, num_classes, self.params.level)
+
+    def phases(self, model: Any) -> list[Phase]:
+        p = self.params
+        own = [q for name, q in model.named_parameters() if "backbone." in name and not name.endswith("pos_embed")]
+        new = [q for student in model.students for q in student.new_parameters()]
+        groups = [{"params": own, "lr": p.lr}, {"params": new, "lr": p.lr * p.head_lr_factor}]
+        drawn = Augment(p.image_size, "scale", (0.5, 2.0), 0.5)
+        options = {"weight_decay": p.weight_decay}
+        return [Phase(p.epochs, groups, "AdamW", options, lambda done: warm_poly(done, p.warmup, 0.9), drawn)]
+
+    def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
+        p, present, done = self.params, batch.labels[:, 1:], step.iteration / step.total
+        high = p.high_end + (p.high - p.high_end) * (1 + math.cos(math.pi * done)) / 2
+        seen = [student(batch.images) for student in model.students]
+        maps = [gated_maps(student, batch) for student in model.students]
+        grid = seen[0]["dense"].shape[-2:]
+        wanted = [token_labels(auxiliary, batch, grid, high, p.low) for _, auxiliary in maps]
+        contrasts = [token_contrast(own["dense"].float(), names) for own, names in zip(seen, wanted, strict=True)]
+        losses = {
+            "cls": _classification([own["logits"] for own in seen], present),
+            "aux": _classification([own["auxiliary"] for own in seen], present),
+            "tokens": p.tokens * torch.stack(contrasts).sum(),
+            "discrepancy": p.discrepancy * likeness(seen[0]["dense"].float(), seen[1]["dense"].float()),
+        }
+        if done >= p.segment_from:
+            labels = [refined_labels(batch, cams, high, p.low) for cams, _ in maps]
+            sides = labels[0].shape[-2:]
+            logits = [functional.interpolate(own["segmentation"].float(), sides, mode="bilinear") for own in seen]
+            if done >= p.filter_from:
+                labels = [self._filtered(*own) for own in zip(logits, labels, strict=True)]
+                taught = zip(model.students, logits, reversed(labels), strict=True)
+                costs = [self._consistency(student, batch, own, other) for student, own, other in taught]
+                losses["consistency"] = p.consistency * torch.stack(costs).sum()
+            crossed = [split_loss(own, other) for own, other in zip(logits, reversed(labels), strict=True)]
+            losses["segmentation"] = p.segmentation * torch.stack(crossed).sum()
+        return losses
+
+    @torch.no_grad()
+    def _filtered(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return a student's labels without those that it finds implausible itself."""
+        costs = functional.cross_entropy(logits, labels, ignore_index=255, reduction="none")
+        of_class = (labels > 0) & (labels < 255)
+        looked_at = of_class & (costs > self.params.suspicious)
+        if looked_at.sum() <= self.params.enough:
+            return labels
+        means, deviations, shares = mixture(costs[looked_at])
+        if means[1] - means[0] <= 1:
+            return labels
+        odds = shares.log() - deviations.log() - ((costs[..., None] - means) / deviations) ** 2 / 2
+        implausible = of_class & (odds.softmax(-1)[..., 1] > 0.95) & (costs > means[0])
+        return labels.masked_fill(implausible, 255)
+
+    def _consistency(self, student: Student, batch: Batch, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy of a recoloured, smaller mirror with a student's own view, where labels are open."""
+        with torch.no_grad():
+            probability, own = logits.detach().softmax(1).max(1)
+            target = own.masked_fill((labels < 255) | (probability <= self.params.sure), 255)
+            if batch.valid is not None:
+                target[functional.interpolate(batch.valid.float(), target.shape[-2:])[:, 0] == 0] = 255
+            side = [max(32, round(0.75 * side)) for side in batch.images.shape[-2:]]
+            view = functional.interpolate(jitter(batch.images).clamp(0, 1), side, mode="bilinear").flip(3)
+        other = functional.interpolate(student(view)["segmentation"].float(), target.shape[-2:], mode="bilinear")
+        costs = functional.cross_entropy(other, target.flip(2), ignore_index=255, reduction="sum")
+        return costs / (target < 255).sum().clamp(min=1)
+
+    def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        seen = model(images)
+        return seen["segmentation"].float().softmax(1), seen["logits"].sigmoid()
+
+
+class Pair(Student):
+    """The first student, with the second one as its partner."""
+
+    def __init__(self, backbone: Any, num_classes: int, level: int) -> None:
+        super().__init__(backbone, num_classes, level)
+        self.partner = Student(copy.deepcopy(backbone), num_classes, level)
+
+    @property
+    def students(self) -> tuple[Student, Student]:
+        """Both of them."""
+        return self, self.partner
+
+
+def _classification(logits: list[Tensor], present: Tensor) -> Tensor:
+    costs = [functional.binary_cross_entropy_with_logits(own.float(), present) for own in logits]
+    return torch.stack(costs).sum()
+
+
+def likeness(first: Tensor, second: Tensor) -> Tensor:
+    """Return 1 + the mean over channels of the cosine over positions, with either side held fixed, added: 0 to 4.
+
+    Parameters
+    ----------
+    first, second : Tensor
+        (B, D, h, w) features.
+    """
+    one, other = first.flatten(2), second.flatten(2)
+    cosines = functional.cosine_similarity(one, other.detach(), 2), functional.cosine_similarity(one.detach(), other, 2)
+    return sum((1 + cosine.mean() for cosine in cosines), torch.zeros_like(one[0, 0, 0]))
+
+
+def mixture(values: Tensor, iterations: int = 10, floor: float = 5e-4) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit two Gaussians to (N,) values by expectation maximisation, from their halves around the middle of the range.
+
+    Returns
+    -------
+    tuple of Tensor
+        Means, the smaller one first, deviations and shares, (2,) each; `floor` is added to the variances.
+    """
+    values = values.double()
+    upper = values > (values.min() + values.max()) / 2
+    weights = torch.stack([~upper, upper], 1).double()
+    for _ in range(iterations):
+        counts = weights.sum(0).clamp(min=1e-12)
+        means = (weights * values[:, None]).sum(0) / counts
+        variances = (weights * (values[:, None] - means) ** 2).sum(0) / counts + floor
+        shares = counts / len(values)
+        weights = (shares.log() - variances.log() / 2 - (values[:, None] - means) ** 2 / variances / 2).softmax(1)
+    order = means.argsort()
+    return means[order], variances[order].sqrt(), shares[order]
