@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -64,7 +64,7 @@ class File:
         return hash(self.sha256)
 
     @classmethod
-    def parse(cls, value: Any) -> File:
+    def parse(cls, value: Any) -> Self:
         """Return the file of a path, or of what `written` makes of one.
 
         Raises

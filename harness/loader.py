@@ -108,6 +108,7 @@ class TrainingData:
         batch_size: int,
         seed: int,
         odds: Callable[[Tensor], Tensor] | None = None,
+        pairs: int = 0,
     ) -> Iterator[Batch]:
         """Yield one epoch of shuffled batches on the training's device; a last, smaller batch is left out.
 
@@ -120,6 +121,8 @@ class TrainingData:
             Of the order and of every draw: the same seed gives the same batches, whatever was drawn before.
         odds : callable, optional
             Turns (N, num_classes) labels into (N,) odds with which images are drawn, with repeats.
+        pairs : int
+            Where it is not 0: in each part of a batch of so many images, the second half shares classes with the first.
         """
         generator = torch.Generator().manual_seed(seed)
         order: dict[str, Any] = {"shuffle": True}
@@ -127,6 +130,9 @@ class TrainingData:
             weights = odds(self.labels).tolist()
             order = {"sampler": torch.utils.data.WeightedRandomSampler(weights, len(self), True, generator)}
         size = min(batch_size, len(self))
+        if pairs:
+            size -= size % 2
+            order = {"sampler": paired(self.labels, min(pairs, size), generator)}
         yield from self._load(augment, seed, size, drop_last=True, generator=generator, **order)
 
     def in_order(self, size: int, batch_size: int = 1) -> Iterator[Batch]:
@@ -172,3 +178,33 @@ class TrainingData:
 
     def _decoded(self, i: int) -> np.ndarray:
         return self._kept.get(i, lambda: open_rgb(self._paths[i]), lambda image: image.nbytes)
+
+
+def paired(labels: Tensor, batch_size: int, generator: torch.Generator) -> list[int]:
+    """Return the images of one epoch in batches of pairs: first halves without repeats, then a partner for each.
+
+    A partner is a random image of a random class of its image, which may be the image itself; that of an image without
+    any class is the image.
+
+    Parameters
+    ----------
+    labels : Tensor
+        (N, num_classes); the background does not count.
+    batch_size : int
+        Images of a batch, at least 2; there are as many batches as without pairs.
+    generator : Generator
+    """
+    present = labels[:, 1:] > 0
+    half = max(1, batch_size // 2)
+    order = torch.randperm(len(labels), generator=generator).split(half)
+
+    def any_of(numbers: Tensor) -> int:
+        return int(numbers[torch.randint(len(numbers), (), generator=generator)])
+
+    chosen: list[int] = []
+    for anchors in order[: len(labels) // (2 * half)]:
+        chosen += anchors.tolist()
+        for anchor in anchors.tolist():
+            classes = present[anchor].nonzero()[:, 0]
+            chosen.append(any_of(present[:, any_of(classes)].nonzero()[:, 0]) if len(classes) else anchor)
+    return chosen

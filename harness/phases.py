@@ -117,6 +117,8 @@ class Phase:
         Turns (N, num_classes) labels into (N,) odds with which images are drawn; None draws each once an epoch.
     clip_norm : float or None
         The largest norm of the gradient of all parameters together.
+    pairs : bool
+        The second half of every batch are partners of the first: each shows a class that its image shows too.
     """
 
     epochs: int
@@ -128,6 +130,7 @@ class Phase:
     batch_size: int | None = None
     odds: Callable[[Tensor], Tensor] | None = None
     clip_norm: float | None = None
+    pairs: bool = False
 
     def facts(self) -> dict[str, Any]:
         """Return what a record says of the phase."""
@@ -139,4 +142,5 @@ class Phase:
             "augment": asdict(self.augment) if self.augment else None,
             "batch_size": self.batch_size,
             "clip_norm": self.clip_norm,
+            **({"pairs": True} if self.pairs else {}),
         }

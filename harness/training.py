@@ -130,7 +130,7 @@ def _steps_per_epoch(method: Trainable, phase: Phase, data: TrainingData) -> int
 
     Those that do not fill a last step of the optimiser are left out, as a last, smaller batch is.
     """
-    batches = len(data) // (phase.batch_size or method.params.batch_size)
+    batches = len(data) // _batch_size(method, phase)
     accumulate = _accumulate(method, batches)
     return max(1, batches // accumulate * accumulate)
 
@@ -156,6 +156,12 @@ def _start(phase: Phase, model: nn.Module, device: str) -> torch.optim.Optimizer
     return optimizer
 
 
+def _batch_size(method: Trainable, phase: Phase) -> int:
+    """Return how many images a batch has: an even number where they are pairs."""
+    size: int = phase.batch_size or method.params.batch_size
+    return size - size % 2 if phase.pairs else size
+
+
 def _epoch(
     method: Trainable,
     model: nn.Module,
@@ -166,13 +172,14 @@ def _epoch(
 ) -> None:
     """Train one epoch; everything random in it follows from the seed and the epoch alone."""
     epoch = at.start.epoch
-    batch_size = at.phase.batch_size or method.params.batch_size
+    batch_size = _batch_size(method, at.phase)
     accumulate = _accumulate(method, len(data) // batch_size)
     augment = at.phase.augment or Augment(method.params.image_size)
     meter = _Meter(session, at)
     torch.manual_seed(derive(session.seed, "epoch", epoch))
     model.train()
-    batches = data.batches(augment, batch_size * accumulate, derive(session.seed, "order", epoch), at.phase.odds)
+    order = derive(session.seed, "order", epoch)
+    batches = data.batches(augment, batch_size * accumulate, order, at.phase.odds, batch_size * at.phase.pairs)
     advance = _Advance(method, model, optimizer, at, accumulate, session)
     for done, batch in zip(range(0, at.length, accumulate), batches, strict=False):
         for losses in advance(batch.to(session.device), done):

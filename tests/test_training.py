@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harness import Augment, Batch, Method, Phase, Session, Step, TrainingData, TrainParams, training
 from harness.errors import HarnessError
 from harness.images import squash
+from harness.loader import paired
 from harness.seeds import derive
 from harness.training import train
 
@@ -293,3 +294,40 @@ def test_every_epoch_has_an_order_of_its_own(data: TrainingData, tmp_path: Path)
     first, second = seen
     assert first != second
     assert sorted(first) == sorted(second) == sorted(data.ids)
+
+
+def test_partners_share_a_class_and_no_image_is_shown_first_twice() -> None:
+    labels = torch.eye(5).repeat(4, 1)[:, [0, 1, 2, 3]]  # four classes of which the first is the background
+    labels[::5, 0] = 1
+    chosen = paired(labels, 6, torch.Generator().manual_seed(0))
+    assert len(chosen) == 18  # three batches of three pairs of twenty images
+    first = [chosen[n + i] for n in (0, 6, 12) for i in range(3)]
+    second = [chosen[n + 3 + i] for n in (0, 6, 12) for i in range(3)]
+    assert len({*first}) == 9
+    for one, other in zip(first, second, strict=True):
+        shared = (labels[one, 1:] * labels[other, 1:]).sum() > 0
+        assert shared if labels[one, 1:].any() else one == other
+    assert first != second
+    assert paired(labels, 6, torch.Generator().manual_seed(0)) == chosen != paired(labels, 6, torch.Generator())
+
+
+def test_a_phase_of_pairs_shows_them(data: TrainingData, tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Paired(Mean):
+        name = "paired"
+
+        def phases(self, model: nn.Module) -> list[Phase]:
+            return [Phase(1, [{"params": list(model.parameters()), "lr": 0.1}], "SGD", pairs=True)]
+
+        def training_step(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+            seen.append(batch.labels)
+            return super().training_step(model, batch, step)
+
+    method = Paired(TrainParams(image_size=16, batch_size=4))
+    train(method, method.build(None, 5), data, session(tmp_path))
+    assert len(seen) == 2
+    for labels in seen:
+        first, second = labels.split(2)
+        for one, other in zip(first, second, strict=True):
+            assert not one[1:].any() or (one[1:] * other[1:]).any()
