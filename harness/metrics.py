@@ -209,6 +209,23 @@ def object_jaccard(confusions: Confusions) -> np.ndarray:
     return np.where(size > 0, _share(hit, size + found[:, :, 1].sum(1, keepdims=True) - hit), np.nan)
 
 
+def size_iou(confusions: Confusions) -> list[tuple[float, int]]:
+    """Return how well regions of each size are found: mean IoU and number of small, medium and large ones.
+
+    A region is all of a foreground class in one image. It is small below 5 % of the image's labelled pixels, large from
+    20 % on. Its IoU is that of its class in its image, so that what is predicted in images without the class does not
+    count here.
+    """
+    counts = confusions.counts()
+    share = counts[:, :, 1] / np.maximum(counts[:, :, 1].sum(1, keepdims=True), 1)
+    regions, shares = iou(counts)[:, 1:], share[:, 1:]
+    found = []
+    for low, high in ((0.0, 0.05), (0.05, 0.2), (0.2, np.inf)):
+        own = regions[(shares > 0) & (shares >= low) & (shares < high)]
+        found.append((float(own.mean()) if len(own) else float("nan"), len(own)))
+    return found
+
+
 def mean_over_objects(jaccard: np.ndarray) -> float:
     """Return the mean of (N, K - 1) `object_jaccard` over an image's objects, then over the images that show any."""
     shown = jaccard[~np.isnan(jaccard).all(1)]

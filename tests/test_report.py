@@ -9,14 +9,13 @@ import pytest
 
 from harness.protocol import Protocol
 from harness.registry import Registry
-from harness.report.all_figures import by_protocol
 from harness.report.dataframe import frame
 from harness.report.figures.series import coloured, colours, scored
 from harness.report.formats import markdown
 from harness.report.notes import mark
 from harness.report.of_experiment import named, only
 from harness.report.sensitivity import sensitivity, shared
-from harness.report.tables import Table, comparison, unfinished
+from harness.report.tables import Table, by_protocol, comparison, unfinished
 from harness.spec import Experiment, expand
 from harness.strict import parse
 

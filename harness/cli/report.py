@@ -125,6 +125,7 @@ def _judge(names: list[str], found: pd.DataFrame, registry: Registry, store: Sto
 
 def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry: Registry, store: Store) -> list[Table]:
     from harness.report.foreground import foreground
+    from harness.report.ranking import by_size
     from harness.report.sensitivity import sensitivity
     from harness.report.tables import comparison
     from harness.report.verdicts import published_tables
@@ -132,7 +133,7 @@ def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry:
     if kind == "foreground":
         made = foreground(found, store)
     else:
-        made = sensitivity(found) if kind == "sensitivity" else comparison(found, registry)
+        made = sensitivity(found) if kind == "sensitivity" else [*comparison(found, registry), *by_size(found, store)]
     return [*published_tables(judged), *made]
 
 

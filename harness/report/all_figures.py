@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from harness.report.notes import protocol_name
 from harness.report.overlays import PageImage, images_of
 from harness.report.published import published
 from harness.report.sensitivity import shared
-from harness.report.tables import declared
+from harness.report.tables import by_protocol, last_split
 from harness.results.store import Store
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def album(
         return
     scored = coloured(once(found[found.split != ""]))
     for name, rows in scored.groupby("dataset"):
-        last = _last_split(rows)
+        last = last_split(rows)
         yield figures.parameters_figure(rows, published(registry), folder / f"parameters-{name}", str(name), last)
         dataset, problem = _open(str(name), registry, root) if images else (None, "")
         if problem:
@@ -74,7 +73,8 @@ def album(
 def _of_protocol(
     rows: pd.DataFrame, store: Store, folder: Path, name: str, dataset: Dataset | None, images: int
 ) -> Iterator[Drawn]:
-    split = _last_split(rows)
+    split = last_split(rows)
+    yield figures.ranking_figure(rows, store, folder / f"ranking-{name}", split)
     yield figures.class_bars(rows, folder / f"classes-{name}", split)
     yield figures.confusion_matrix(rows, store, folder / f"confusion-{name}", split)
     yield figures.learning_curves(rows, folder / f"learning-{name}")
@@ -98,21 +98,7 @@ def images_of_all(found: pd.DataFrame, registry: Registry, store: Store, root: P
         dataset, _ = _open(str(name), registry, root)
         if dataset is not None:
             for _, own in by_protocol(rows):
-                yield from images_of(own, dataset, _last_split(own), store)
-
-
-def by_protocol(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the rows of each table, with the name of their protocol; of two with one name, the second is `NAME-2`."""
-    seen: Counter[str] = Counter()
-    for _, own in rows.groupby([declared(record) for record in rows.record], sort=True):
-        name = own.protocol.iloc[0]
-        seen[name] += 1
-        yield (name if seen[name] == 1 else f"{name}-{seen[name]}"), own
-
-
-def _last_split(rows: pd.DataFrame) -> str:
-    splits = rows.record.iloc[0]["spec"]["protocol"]["eval_splits"]
-    return str([split for split in splits if split in set(rows.split)][-1])
+                yield from images_of(own, dataset, last_split(own), store)
 
 
 def _open(name: str, registry: Registry, root: Path | None) -> tuple[Dataset | None, str]:

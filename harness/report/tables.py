@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, stdev
@@ -308,3 +309,18 @@ def _weight_notes(row: _Row) -> list[str]:
     if checkpoint:
         return [f"trained elsewhere: {checkpoint['file']}, sha256 {checkpoint['sha256'][:12]}"]
     return [f"{weights['file']}, sha256 {weights['sha256'][:12]}"] if weights["source"] == "file" else []
+
+
+def by_protocol(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the rows of each table, with the name of their protocol; of two with one name, the second is `NAME-2`."""
+    seen: Counter[str] = Counter()
+    for _, own in rows.groupby([declared(record) for record in rows.record], sort=True):
+        name = own.protocol.iloc[0]
+        seen[name] += 1
+        yield (name if seen[name] == 1 else f"{name}-{seen[name]}"), own
+
+
+def last_split(rows: pd.DataFrame) -> str:
+    """Return the last split that a protocol evaluates of those that rows hold."""
+    splits = rows.record.iloc[0]["spec"]["protocol"]["eval_splits"]
+    return str([split for split in splits if split in set(rows.split)][-1])

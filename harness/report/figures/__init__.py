@@ -5,6 +5,7 @@ from harness.report.figures.classes import class_bars, confusion_matrix
 from harness.report.figures.curves import learning_curves, threshold_curves
 from harness.report.figures.parameters import parameters_figure
 from harness.report.figures.qualitative import extreme_images, heatmaps_figure, qualitative_figure
+from harness.report.figures.ranking import ranking_figure
 from harness.report.figures.sensitivity import draw_sensitivity
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "new_figure",
     "parameters_figure",
     "qualitative_figure",
+    "ranking_figure",
     "save",
     "threshold_curves",
 ]

@@ -1,0 +1,134 @@
+"""Which methods can be told apart, on the same images, and how well each finds what is small and what is large."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness.bootstrap import interval, resample
+from harness.errors import UserError
+from harness.metrics import Confusions, size_iou
+from harness.report.dataframe import once
+from harness.report.figures.series import Series, contenders, scored
+from harness.report.tables import Table, by_protocol, last_split
+from harness.results.store import Store
+from harness.run.record import split_confusions
+
+_SIZES = ("small", "medium", "large")
+_NOTES = [
+    "mean IoU of regions, a region being all of a class in one image: small below 5 % of it, large from 20 % on",
+    "of the first seed of each method",
+]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Methods by their mIoU, the best first, with what is known of the differences between them.
+
+    Attributes
+    ----------
+    series : list of Series
+    low, high : list of float
+        The 95 % interval over images of each, in per cent, of its first seed.
+    tied : ndarray
+        (n, n) bool: the 95 % interval of the paired difference over the same images holds 0.
+    """
+
+    series: list[Series]
+    low: list[float]
+    high: list[float]
+    tied: np.ndarray
+
+    @property
+    def groups(self) -> list[tuple[int, int]]:
+        """The longest runs of neighbours of which no two can be told apart: first and last, none inside another."""
+        found: list[tuple[int, int]] = []
+        for first in range(len(self.series)):
+            last = first
+            while last + 1 < len(self.series) and self.tied[first : last + 2, first : last + 2].all():
+                last += 1
+            if last > first and (not found or last > found[-1][1]):
+                found.append((first, last))
+        return found
+
+
+def ranked(rows: pd.DataFrame, split: str, store: Store, without: list[str] | None = None) -> Ranking:
+    """Rank what was scored on a split, from the confusion matrices of first seeds.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of one dataset and protocol, as `load_results` gives them.
+    split : str
+    store : Store
+    without : list of str, optional
+        Takes the labels of those whose matrices are gone, or are of other images.
+    """
+    series, kept = _kept(rows, split, store, without if without is not None else [])
+    if not series:
+        return Ranking([], [], [], np.zeros((0, 0), bool))
+    drawn = 100 * resample(np.stack([confusions.counts() for confusions in kept], 1))
+    limits = [interval(drawn[:, number]) for number in range(len(series))]
+    tied = np.eye(len(series), dtype=bool)
+    for first in range(len(series)):
+        for second in range(first):
+            low, high = interval(drawn[:, first] - drawn[:, second])
+            tied[first, second] = tied[second, first] = low <= 0 <= high
+    return Ranking(series, [low for low, _ in limits], [high for _, high in limits], tied)
+
+
+def by_size(results: pd.DataFrame, store: Store) -> list[Table]:
+    """Return tables of how well regions are found, by their size: of each dataset's last split, per protocol.
+
+    Parameters
+    ----------
+    results : DataFrame
+        As `load_results` gives it.
+    store : Store
+        Holds the confusion matrices; there is no table of fewer than two methods that have some.
+    """
+    tables, done = [], once(results[results.split != ""])
+    for dataset, rows in done.groupby("dataset"):
+        split = last_split(rows)
+        for title, own in by_protocol(rows):
+            series, kept = _kept(own, split, store, [])
+            if len(series) > 1:
+                tables.append(_size_table(f"{dataset} {split}, by size of region, {title}", series, kept))
+    return tables
+
+
+def _size_table(title: str, series: Sequence[Series], kept: Sequence[Confusions]) -> Table:
+    found = [size_iou(confusions) for confusions in kept]
+    columns = ["method", *(f"{name} ({count})" for name, (_, count) in zip(_SIZES, found[0], strict=True))]
+    rows = [[one.label, *(_percent(mean) for mean, _ in row)] for one, row in zip(series, found, strict=True)]
+    table = Table(title, columns, rows)
+    table.sources = {(r, c): [one.record["key"]] for r, one in enumerate(series) for c in range(1, len(columns))}
+    table.notes = list(_NOTES)
+    return table
+
+
+def _kept(rows: pd.DataFrame, split: str, store: Store, without: list[str]) -> tuple[list[Series], list[Confusions]]:
+    """Return what has confusion matrices of the images that the best of them was scored on."""
+    from harness.report.figures.canvas import LeftOut
+
+    series: list[Series] = []
+    kept: list[Confusions] = []
+    for one in contenders(scored(rows, split), LeftOut()):
+        try:
+            own = split_confusions(store, one.record["artefacts"]["splits"][split])
+        except UserError:
+            without.append(one.label)
+            continue
+        if series and one.record["data"][split] != series[0].record["data"][split]:
+            without.append(one.label)
+            continue
+        series.append(one)
+        kept.append(own)
+    return series, kept
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{100 * share:.1f}"

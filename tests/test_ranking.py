@@ -1,0 +1,89 @@
+"""Which methods can be told apart, and regions by their size, against numbers by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.metrics import Confusions, size_iou
+from harness.report.dataframe import load_results
+from harness.report.figures import ranking_figure
+from harness.report.ranking import Ranking, by_size, ranked
+from harness.results.store import Store
+from tests.test_figures import BAD, GOOD, TRUTH, add, store
+
+__all__ = ["store"]  # a fixture
+WORSE = BAD | {"c": [[0, 0, 0, 0]] * 2}  # in every image
+
+
+def test_regions_by_their_size() -> None:
+    """Of 100 labelled pixels 4 are small, 5 and 19 are medium, 20 are large; of undefined truth none counts."""
+    first = np.array([[70, 0, 1, 0], [2, 2, 0, 0], [0, 0, 20, 5]])  # class 1: 2 of 4; class 2: 20 of 26
+    second = np.array([[70, 0, 0, 6], [0, 5, 0, 0], [9, 0, 10, 0]])  # class 1: 5 of 5; class 2: 10 of 19
+    third = np.array([[50, 0, 0, 0], [0, 0, 0, 0], [0, 50, 0, 0]])  # class 2 is half of it and is not found
+    small, medium, large = size_iou(Confusions.gather([first, second, third], 3))
+    assert small == (0.5, 1)
+    assert medium == (pytest.approx((1 + 10 / 19) / 2), 2)
+    assert large == (pytest.approx((20 / 26 + 0) / 2), 2)
+
+
+def test_without_a_region_of_a_size_there_is_no_number() -> None:
+    (small, none), _, _ = size_iou(Confusions.gather([np.array([[1, 0, 0], [0, 9, 0]])], 2))
+    assert np.isnan(small)
+    assert none == 0
+
+
+@pytest.mark.parametrize(
+    ("apart", "groups"),
+    [
+        ([], [(0, 3)]),
+        ([(0, 1), (1, 2), (2, 3), (0, 2), (1, 3), (0, 3)], []),
+        ([(0, 3)], [(0, 2), (1, 3)]),
+        ([(0, 2), (0, 3), (1, 3)], [(0, 1), (1, 2), (2, 3)]),
+        ([(0, 1), (0, 2), (0, 3)], [(1, 3)]),
+    ],
+)
+def test_bars_join_the_longest_runs_of_which_no_two_can_be_told_apart(
+    apart: list[tuple[int, int]], groups: list[tuple[int, int]]
+) -> None:
+    tied = np.ones((4, 4), bool)
+    for first, second in apart:
+        tied[first, second] = tied[second, first] = False
+    assert Ranking([None] * 4, [], [], tied).groups == groups  # type: ignore[list-item]
+
+
+def test_equal_masks_are_tied_and_perfect_ones_are_not_tied_with_bad_ones(store: Store) -> None:
+    for method, masks in (("vitpcm", GOOD), ("seam", GOOD), ("cam", WORSE)):
+        add(store, method, masks)
+    found = ranked(load_results(store.root), "val", store)
+    assert [one.label for one in found.series] == ["seam", "vitpcm", "cam"]
+    assert found.tied.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    assert found.groups == [(0, 1)]
+    assert found.low[2] <= 100 * found.series[2].miou <= found.high[2]
+
+
+def test_the_figure_has_every_seed_and_says_what_is_missing(store: Store, tmp_path: Path) -> None:
+    add(store, "vitpcm", GOOD)
+    add(store, "vitpcm", TRUTH | {"c": GOOD["c"]}, seed=1)
+    add(store, "cam", BAD)
+    drawn = ranking_figure(load_results(store.root), store, tmp_path / "ranking", "val")
+    (axis,) = drawn.figure.axes
+    points = [line for line in axis.lines if line.get_marker() in ("o", ".")]
+    assert [len(line.get_xdata()) for line in points] == [1, 1, 1, 0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["vitpcm", "cam"]
+    for path in (store.root / "artefacts" / "evaluate").rglob("confusion.npy"):
+        path.unlink()
+    bare = ranking_figure(load_results(store.root), store, tmp_path / "bare", "val")
+    assert bare.figure is None
+    assert "without confusion matrices of these images: vitpcm, cam" in bare.left_out
+    assert by_size(load_results(store.root), store) == []
+
+
+def test_the_table_of_sizes_counts_regions(store: Store) -> None:
+    add(store, "vitpcm", GOOD)
+    add(store, "cam", BAD)
+    (table,) = by_size(load_results(store.root), store)
+    assert table.columns == ["method", "small (0)", "medium (0)", "large (4)"]
+    assert table.rows == [["vitpcm", "–", "–", "100.0"], ["cam", "–", "–", "50.0"]]
