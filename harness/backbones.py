@@ -16,6 +16,8 @@ from harness.errors import MissingWeightsError, UserError, closest
 from harness.features import Backbone
 from harness.files import hash_file
 from harness.registry import Registry
+from harness.resnet38 import STRIDE as RESNET38_STRIDE
+from harness.resnet38 import resnet38d
 from harness.torchvision_ops import ensure_importable
 
 PREFIX = "timm:"
@@ -124,7 +126,8 @@ def build_backbone(
         try:
             net = timm.create_model(identifier, output_stride=stride, **arguments)
         except (TypeError, AssertionError):
-            raise UserError(f"timm model '{identifier}' has no output_stride {stride}, so no dense features") from None
+            hint = f": --set '*.stride={RESNET38_STRIDE}'" if identifier == "resnet38d" else ", so no dense features"
+            raise UserError(f"timm model '{identifier}' has no output_stride {stride}{hint}") from None
     if weights.path is not None:
         _load(net, weights.path, identifier)
     return Backbone(net, identifier, kind, stride)
@@ -255,4 +258,6 @@ def _timm() -> Any:
     ensure_importable()
     import timm
 
+    if not timm.is_model("resnet38d"):
+        timm.models.register_model(resnet38d)
     return timm

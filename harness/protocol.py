@@ -58,7 +58,7 @@ class Protocol(Frozen):
     name, summary, source : str
         What it is called, what it does, and where its settings come from.
     version : int
-        Raised when a protocol of that name is defined otherwise already.
+        Incremented when what a protocol of that name says is changed.
     label_source : {"masks", "xml", "file"} or None
         Where image-level labels come from; None takes the dataset's own.
     background_label : {"always", "masks"}

@@ -35,6 +35,7 @@ LAYERS = [
         "precision",
         "seeds",
         "kmeans",
+        "resnet38",
     },
     {"data", "protocol", "deeplab.recipe"},
     {"augment", "cell", "images"},
