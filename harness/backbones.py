@@ -17,6 +17,7 @@ from harness.features import Backbone
 from harness.files import hash_file
 from harness.registry import Registry
 from harness.resnet38 import STRIDE as RESNET38_STRIDE
+from harness.resnet38 import WEIGHTS as RESNET38_WEIGHTS
 from harness.resnet38 import resnet38d
 from harness.torchvision_ops import ensure_importable
 
@@ -207,6 +208,8 @@ def _from_hub(identifier: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     from timm.models._hub import download_cached_file
 
+    if identifier == "resnet38d":
+        raise MissingWeightsError(f"ResNet-38 starts from a file: {hub_file(identifier)}; or from --weights random")
     repo, name, url = _hub_place(identifier)
     huggingface_hub.utils.logging.set_verbosity_error()  # its retries, line by line
     try:
@@ -228,6 +231,8 @@ def hub_file(identifier: str) -> str:
     UserError
         If timm has none.
     """
+    if identifier == "resnet38d":
+        return f"{RESNET38_WEIGHTS}, to be given with --weights resnet38=FILE"
     repo, name, url = _hub_place(identifier)
     return url or f"{name} of the hub's repository {repo}"
 
@@ -236,7 +241,7 @@ def _hub_place(identifier: str) -> tuple[str, str, str]:
     """Return repository and file of timm's weights in the hub; an address instead of weights that are not there."""
     cfg = _timm().get_pretrained_cfg(identifier)
     if cfg is None or not (cfg.hf_hub_id or cfg.url):
-        raise UserError(f"timm has no weights for '{identifier}': --weights random or a file")
+        raise MissingWeightsError(f"timm has no weights for '{identifier}': --weights random or a file")
     repo = cfg.hf_hub_id if "/" in (cfg.hf_hub_id or "") and "." in cfg.hf_hub_id else f"timm/{identifier}"
     return repo, cfg.hf_hub_filename or "model.safetensors", "" if cfg.hf_hub_id else cfg.url
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 STRIDE = 8
+WEIGHTS = "ilsvrc-cls_rna-a1 of itijyou/ademxapp, converted to PyTorch as the README of visinf/1-stage-wseg has it"
 _UNITS = (("b2", 3), ("b3", 3), ("b4", 6), ("b5", 3))  # units of a stage: b4, b4_1 … b4_5
 
 
@@ -20,6 +21,7 @@ class FrozenNorm(nn.BatchNorm2d):
     """Batch norm by its running statistics, with a scale and a shift that no gradient reaches."""
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return (B, C, h, w) features of (B, D, H, W) ones."""
         scale, shift = self.weight.detach(), self.bias.detach()
         return functional.batch_norm(features, self.running_mean, self.running_var, scale, shift, eps=self.eps)
 
@@ -38,6 +40,7 @@ class Unit(nn.Module):
         self.conv_branch1 = _convolution(inside, outside, 1, stride) if (inside, 1) != (outside, stride) else None
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return (B, C, h, w) features of (B, D, H, W) ones."""
         active = self.bn_branch2a(features).relu()
         beside = features if self.conv_branch1 is None else self.conv_branch1(active)
         found: Tensor = self.conv_branch2b1(self.bn_branch2b1(self.conv_branch2a(active)).relu())
@@ -59,6 +62,7 @@ class Bottleneck(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return (B, C, h, w) features of (B, D, H, W) ones."""
         active = self.bn_branch2a(features).relu()
         middle = self.dropout(self.bn_branch2b1(self.conv_branch2a(active)).relu())
         middle = self.dropout(self.bn_branch2b2(self.conv_branch2b1(middle)).relu())
