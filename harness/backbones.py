@@ -71,6 +71,11 @@ def family(identifier: str) -> str:
     return "vit" if module in VIT_MODULES else "cnn"
 
 
+def only_stride(identifier: str) -> int | None:
+    """Return the stride of a network that has one alone; None where dilation gives others, or a patch does."""
+    return RESNET38_STRIDE if identifier == "resnet38d" else None
+
+
 def resolve_weights(choice: str, identifier: str) -> Weights:
     """Find start weights and hash them; `choice` is `random`, `hub` or a file.
 
@@ -127,8 +132,7 @@ def build_backbone(
         try:
             net = timm.create_model(identifier, output_stride=stride, **arguments)
         except (TypeError, AssertionError):
-            hint = f": --set '*.stride={RESNET38_STRIDE}'" if identifier == "resnet38d" else ", so no dense features"
-            raise UserError(f"timm model '{identifier}' has no output_stride {stride}{hint}") from None
+            raise UserError(f"timm model '{identifier}' has no output_stride {stride}, so no dense features") from None
     if weights.path is not None:
         _load(net, weights.path, identifier)
     return Backbone(net, identifier, kind, stride)

@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.features import Backbone
 from harness.registry import Registry
 from harness.resnet38 import FrozenNorm, Unit
+from harness.spec import Grid, expand
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +70,14 @@ def test_every_key_of_the_published_layout_is_taken(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], own[key] + 1) for key in expected)
 
 
-def test_another_stride_is_refused_with_the_setting_to_give() -> None:
-    with pytest.raises(UserError, match=r"has no output_stride 16: --set '\*.stride=8'"):
+def test_another_stride_is_refused_before_anything_runs_with_the_setting_to_give() -> None:
+    with pytest.raises(UserError, match="has no output_stride 16"):
         build_backbone("resnet38d", Weights("random"))
+    grid = {"methods": "cam", "backbones": "resnet38", "weights": "random"}
+    (cell,) = expand([Grid(**grid)], Registry())  # type: ignore[arg-type]
+    assert cell.skip == "resnet38 has a stride of 8: --set '*.stride=8'"
+    (cell,) = expand([Grid(**grid, set={"*.stride": 8})], Registry())  # type: ignore[arg-type]
+    assert not cell.skip
 
 
 def test_a_unit_by_hand() -> None:
