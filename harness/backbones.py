@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from harness.errors import MissingWeightsError, UserError, closest
 from harness.features import Backbone
@@ -136,6 +137,36 @@ def build_backbone(
     if weights.path is not None:
         _load(net, weights.path, identifier)
     return Backbone(net, identifier, kind, stride)
+
+
+class Tower(nn.Module):
+    """A frozen timm model with its head, whose output is a unit vector: the image tower of CLIP."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net.eval().requires_grad_(False)
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(net.pretrained_cfg[name]).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (B, D) vectors of (B, 3, H, W) images in [0, 1]; gradients reach the images."""
+        return functional.normalize(self.net((images - self.mean) / self.std).float(), dim=1)
+
+
+def build_tower(identifier: str, path: Path) -> Tower:
+    """Build a timm model as it was published, with its head, and load its weights strictly.
+
+    Raises
+    ------
+    UserError
+        If the weights do not fit, with the keys.
+    """
+    net = _timm().create_model(identifier, pretrained=False)
+    _load(net, path, identifier)
+    return Tower(net)
 
 
 def count_with_head(identifier: str) -> int:

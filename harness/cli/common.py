@@ -102,7 +102,7 @@ def parse_inputs(inputs: Sequence[str]) -> dict[str, Any]:
 
     wrong = [given for given in inputs if not all(given.partition("="))]
     if wrong:
-        raise UserError(f"--input {wrong[0]}: expected NAME=FOLDER")
+        raise UserError(f"--input {wrong[0]}: expected NAME=PATH")
     return {f"{INPUT}.{name.strip()}": path for name, _, path in (given.partition("=") for given in inputs)}
 
 

@@ -37,7 +37,7 @@ def command(
         list[str] | None, _option(_WHAT, "METHOD.KEY=VALUE, protocol.KEY=VALUE or deeplabv2.KEY=VALUE.", "--set")
     ] = None,
     inputs: Annotated[
-        list[str] | None, _option(_WHERE, "NAME=FOLDER: what some methods and refiners need beside images.", "--input")
+        list[str] | None, _option(_WHERE, "NAME=PATH: a folder or file that some methods and refiners need.", "--input")
     ] = None,
     limit: Annotated[int | None, _option(_WHAT, "Only the first N images of each split.", min=1)] = None,
     failed: Annotated[bool, _option(_WHAT, "Only the cells that have failed before.", "--failed")] = False,
