@@ -51,7 +51,7 @@ class CLIMSParams(FieldParams):
 
 
 class CLIMS(FieldMethod):
-    """CAM's model goes on without a loss on labels: a frozen CLIP judges what a map keeps of an image and what it leaves.
+    """CAM's model goes on without a loss on labels: a frozen CLIP judges what a map keeps, and what it leaves.
 
     Each present class's map is a probability at every place. What it keeps should look like the class's name, what it
     leaves should not, and neither should what it keeps look like water or rails.
