@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.backbones import build_tower as build_tower
     from harness.cell import RunSpec as RunSpec
     from harness.data.base import Dataset as Dataset
     from harness.file_setting import File as File
@@ -41,6 +42,7 @@ _HOMES = {
     "TrainParams": "harness.method",
     "TrainedRefinerParams": "harness.method",
     "TrainingData": "harness.loader",
+    "build_tower": "harness.backbones",
     "load_results": "harness.report.dataframe",
 }
 __all__ = sorted(_HOMES)

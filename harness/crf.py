@@ -27,7 +27,7 @@ class CRFParams(RefinerParams):
         Whether it starts from the probabilities, or from their best class.
     label_confidence : float
         Probability that a label is right, where labels are the unary.
-    image : {"rgb", "mean_subtracted"}
+    picture : {"rgb", "mean_subtracted"}
         What it looks at: the image; or, as some repositories do, BGR less its mean, cast to bytes with wrap-around.
     channels : {"open"}
         Classes that the protocol closed are left out, whatever the original does: with probability `clip` everywhere

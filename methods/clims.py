@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import Field
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from wsss_methods.field import FieldMethod, FieldParams, mean_padded
 
-from harness import Batch, File, Phase, RunSpec, Step
-from harness.backbones import Tower, build_tower, read_state
+from harness import Batch, File, Phase, RunSpec, Step, build_tower
 
 SIDE = 224  # of what CLIP sees
 
@@ -65,7 +65,7 @@ class CLIMS(FieldMethod):
     Params = CLIMSParams
 
     params: CLIMSParams
-    _judge: Tower | None = None
+    _judge: nn.Module | None = None
 
     @classmethod
     def skip(cls, spec: RunSpec) -> str | None:
@@ -97,13 +97,13 @@ class CLIMS(FieldMethod):
         weights = {"object": p.object, "background": p.background, "co_occurring": p.co_occurring}
         return {name: weights[name] * loss for name, loss in found.items()} | {"area": p.area * kept.mean()}
 
-    def _clip(self, device: str) -> tuple[Tower, Tensor, Tensor]:
+    def _clip(self, device: str) -> tuple[nn.Module, Tensor, Tensor]:
         """Return CLIP's image tower, and its vectors of the classes and of backgrounds, of length 1."""
         assert self.params.texts
         assert self.params.clip
         if self._judge is None:
             self._judge = build_tower(self.params.tower, self.params.clip.path).to(device)
-            texts = read_state(self.params.texts.path)
+            texts = load_file(self.params.texts.path)
             self._classes, self._background = (
                 functional.normalize(texts[name].float(), dim=1).to(device) for name in ("classes", "background")
             )

@@ -12,7 +12,6 @@ from pydantic import Field
 from torch.nn import functional
 
 from harness import Folder, Refiner, RefinerParams
-from harness.errors import HarnessError
 
 
 class SaliencyParams(RefinerParams):
@@ -68,7 +67,7 @@ class Saliency(Refiner):
         with Image.open(self.params.saliency.files()[image_id]) as file:
             saliency = np.array(file.convert("L"))
         if saliency.shape != image.shape[:2]:
-            raise HarnessError(f"saliency map of {image_id} is {saliency.shape}, its image {image.shape[:2]} (h, w)")
+            raise ValueError(f"saliency map of {image_id} is {saliency.shape}, its image {image.shape[:2]} (h, w)")
         maps = functional.interpolate(torch.from_numpy(probabilities)[None], saliency.shape, mode="bilinear")[0].numpy()
         rule = {"edam": self.edam, "icd": self.icd, "mcis": self.mcis}[self.params.rule]
         return rule(saliency, maps)

@@ -96,7 +96,7 @@ def test_the_archive_holds_every_mask_of_the_verifier_or_else_of_the_method(
         ({"verifier": None, "applied__gating": {"test": "gt"}}, "gated by ground-truth image labels"),
         ({"spec__dataset": "voc12-animals"}, "is of voc12-animals, and the server is VOC's"),
         ({"spec__protocol": {"eval_splits": ["val"]}}, "has no masks of test: run it with"),
-        ({"images__test": 12}, f"has 12 of the {COUNT} images"),
+        ({"pictures__test": 12}, f"has 12 of the {COUNT} images"),
         ({"classes": ["background", "cat"]}, "knows 2 of 21 classes"),
         ({"status": "failed"}, "is failed: nothing to hand in"),
     ],

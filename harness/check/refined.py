@@ -20,9 +20,8 @@ _TOLERANCE = 1e-3
 
 def _settings(case: Case) -> dict[str, Any]:
     """Return settings with which the refiner runs: its defaults, or those of its first preset."""
-    config = refiner_config(case.registry, case.rule)
-    assert config is not None
-    return config["params"]
+    config = refiner_config(case.registry, case.rule) or {}
+    return dict(config["params"])
 
 
 def _refiner(case: Case, **changes: Any) -> Refiner:

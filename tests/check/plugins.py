@@ -149,7 +149,7 @@ BROKEN = [
     ("method", "well_declared", _CLASS, _CLASS + '    resources = {"fit.gpu": 1}\n', "unknown resource 'fit.gpu'"),
     ("method", "has_defaults", "Field(1, ge=1)", "Field(ge=1)", "no default for width"),
     ("method", "has_defaults", "width: int = Field(1, ge=1)", "width: float = float('nan')", "not JSON"),
-    ("method", "settings_documented", "    width : int\n", "", "no word about width"),
+    ("method", "settings_documented", "    width : int\n", "", "not described: width"),
     ("method", "versioned", _CLASS, _CLASS + "    version = 2\n", "`version` is 2, not a text"),
     ("method", "versioned", "import torch\n", "import torch\nimport beside\n", "it imports beside (beside.py)"),
     ("method", "skips_with_a_reason", "    def build",

@@ -51,7 +51,7 @@ def area(rows: slice, columns: slice, height: int = HEIGHT, width: int = WIDTH) 
     return found
 
 
-def images(part: str) -> list[dict[str, Any]]:
+def painted(part: str) -> list[dict[str, Any]]:
     """Overlaps, crowds in both encodings, several polygons, a narrow image, one that a single class fills, none."""
     crowd = runs(area(slice(0, 120), slice(0, 150)), packed=False)
     packed = runs(area(slice(100, 260), slice(60, 200)), packed=True)
@@ -84,7 +84,7 @@ def images(part: str) -> list[dict[str, Any]]:
 def instances(part: str) -> dict[str, Any]:
     images, annotations = [], []
     start = {"train": 9, "val": 42}[part]
-    for number, row in enumerate(images(part), start):
+    for number, row in enumerate(painted(part), start):
         height, width = row["size"]
         name = f"COCO_{part}2014_{number:012d}.jpg"
         images.append({"id": number, "file_name": name, "height": height, "width": width})
