@@ -10,7 +10,7 @@ import pytest
 from harness.metrics import Confusions, size_iou
 from harness.report.dataframe import load_results
 from harness.report.figures import ranking_figure
-from harness.report.ranking import Ranking, by_size, ranked
+from harness.report.ranking import Ranking, against_others, by_size, ranked
 from harness.results.store import Store
 from tests.test_figures import BAD, GOOD, TRUTH, add, store
 
@@ -48,10 +48,10 @@ def test_without_a_region_of_a_size_there_is_no_number() -> None:
 def test_bars_join_the_longest_runs_of_which_no_two_can_be_told_apart(
     apart: list[tuple[int, int]], groups: list[tuple[int, int]]
 ) -> None:
-    tied = np.ones((4, 4), bool)
+    differences = np.tile([0.0, -1.0, 1.0], (4, 4, 1))
     for first, second in apart:
-        tied[first, second] = tied[second, first] = False
-    assert Ranking([None] * 4, [], [], tied).groups == groups  # type: ignore[list-item]
+        differences[first, second], differences[second, first] = (2, 1, 3), (-2, -3, -1)
+    assert Ranking([None] * 4, [], [], differences).groups == groups  # type: ignore[list-item]
 
 
 def test_equal_masks_are_tied_and_perfect_ones_are_not_tied_with_bad_ones(store: Store) -> None:
@@ -87,3 +87,18 @@ def test_the_table_of_sizes_counts_regions(store: Store) -> None:
     (table,) = by_size(load_results(store.root), store)
     assert table.columns == ["method", "small (0)", "medium (0)", "large (4)"]
     assert table.rows == [["vitpcm", "–", "–", "100.0"], ["cam", "–", "–", "50.0"]]
+
+
+def test_a_record_is_set_against_the_others_of_its_table(store: Store) -> None:
+    add(store, "vitpcm", GOOD)
+    add(store, "cam", WORSE)
+    results = load_results(store.root)
+    miou = {row.method: 100 * row.miou for row in results.itertuples()}
+    found = against_others(results, store)
+    keys = {row.method: row.key for row in results.itertuples()}
+    ((label, difference, low, high),) = found[keys["cam"]]
+    assert label == "vitpcm"
+    assert difference == pytest.approx(miou["cam"] - miou["vitpcm"])
+    assert low <= difference <= high < 0
+    ((_, opposite, _, _),) = found[keys["vitpcm"]]
+    assert opposite == pytest.approx(-difference)

@@ -60,8 +60,9 @@ def command(
     from harness.report.citations import bibtex
     from harness.report.dataframe import frame
     from harness.report.formats import FORMATS, figure_markdown, show
-    from harness.report.html import page_title, write_page
+    from harness.report.html import methods_of, page_title, write_page
     from harness.report.of_experiment import named, only
+    from harness.report.ranking import against_others
     from harness.report.tables import unfinished
     from harness.report.verdicts import OFF
     from harness.results.store import Store
@@ -103,7 +104,10 @@ def command(
         title = page_title(list(chosen), found)
         with console.status("writing the page"):
             shown = images_of_all(found, registry, store, root) if images else ()
-            write_page(folder / "report.html", title, tables, found, shown, drawn, bibtex(found, registry))
+            write_page(
+                folder / "report.html", title, tables, found, shown, drawn, bibtex(found, registry),
+                against_others(found, store), methods_of(found, registry),
+            )  # fmt: skip
         console.print(f"written: {folder / 'report.html'}", highlight=False)
     if not found.empty:
         explained = next_command("show", found.key.iloc[0][:8], results=results)

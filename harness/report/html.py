@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.cell import flat
 from harness.files import write_atomic
+from harness.registry import Registry
 from harness.report.figures.canvas import Drawn
 from harness.report.formats import csv_text, file_name, latex, markdown
 from harness.report.notes import forbidden, protocol_name
@@ -94,7 +96,8 @@ class _Tips:
 
 def write_page(
     path: Path, title: str, tables: list[Table], results: pd.DataFrame, images: Iterable[PageImage],
-    figures: Iterable[Drawn] = (), citations: str = "",
+    figures: Iterable[Drawn] = (), citations: str = "", against: Mapping[str, Any] | None = None,
+    methods: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """Write tables, records, figures and images as one HTML page; the same input gives the same bytes.
 
@@ -114,6 +117,8 @@ def write_page(
         Their files lie in the folder of the page; of those after the first 36 the page loads the files.
     citations : str
         BibTeX of what stands in the tables, to be downloaded.
+    against, methods : mapping, optional
+        See `harness.report.page_data.drawers`.
     """
     records = {record["key"]: record for record in results.record}
     tips = _Tips()
@@ -135,12 +140,18 @@ def write_page(
         galleries=[(caption, _overlays(shown), shown) for caption, shown in galleries.items()],
         citations=_download("citations.bib", citations) if citations else None,
         tips=tips.all,
-        records=drawers(records.values()),
+        records=drawers(records.values(), against, methods),
         style=(_HERE / "page.css").read_text("utf-8"),
         script=script,
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
     write_atomic(path, page)
+
+
+def methods_of(results: pd.DataFrame, registry: Registry) -> dict[str, str]:
+    """Return what the methods of some results are, in their own words; none of those that are not installed."""
+    names = {record["spec"]["method"] for record in results.record} & {*registry.names("method")}
+    return {name: inspect.getdoc(registry.load("method", name)) or "" for name in sorted(names)}
 
 
 def page_title(experiments: Sequence[str], results: pd.DataFrame) -> str:

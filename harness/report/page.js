@@ -208,10 +208,10 @@ function flat(values) {
 }
 
 function facts(title, values) {
-  const told = flat(values).filter(([, value]) => value !== "" && value !== null);
-  if (!told.length) return [];
+  const filled = flat(values).filter(([, value]) => value !== "" && value !== null);
+  if (!filled.length) return [];
   const list = make("dl");
-  for (const [name, value] of told) list.append(make("dt", {}, name), make("dd", {}, say(value)));
+  for (const [name, value] of filled) list.append(make("dt", {}, name), make("dd", {}, say(value)));
   return [make("h3", {}, title), list];
 }
 
@@ -243,6 +243,22 @@ function scores(one) {
   return [make("h3", {}, "Scores, in per cent"), grid(["", ...names], rows), details];
 }
 
+const signed = (points) => `${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(1)}`;
+
+function against(one) {
+  if (!one.against.length) return [];
+  const rows = one.against.map(([name, points, low, high]) => [
+    name, signed(points), `${signed(low)} to ${signed(high)}`, low <= 0 && high >= 0 ? "not told apart" : "",
+  ]);
+  const columns = ["compared with", "points of mIoU", "95 % over the same images", ""];
+  return [make("h3", {}, "Against the others of its table"), grid(columns, rows)];
+}
+
+function about(one) {
+  if (!one.about) return [];
+  return [make("h3", {}, "The method"), ...one.about.split("\n\n").map((text) => make("p", {}, text))];
+}
+
 function failure(one) {
   if (one.status === "done") return [];
   const about = [make("h3", {}, "Why there is no score"), make("p", {}, one.reason)];
@@ -254,8 +270,8 @@ function failure(one) {
 function groundTruth(one) {
   if (!one.ground_truth.length) return [];
   const uses = one.ground_truth.map((use) => {
-    const [kind, word] = use.allowed ? ["plain", "allowed"] : ["warn", "not allowed"];
-    return make("li", {}, make("span", { class: `pill ${kind}` }, word), ` ${use.what} of ${use.split}, for ${use.for}`);
+    const [kind, label] = use.allowed ? ["plain", "allowed"] : ["warn", "not allowed"];
+    return make("li", {}, make("span", { class: `pill ${kind}` }, label), ` ${use.what} of ${use.split}, for ${use.for}`);
   });
   return [make("h3", {}, "Ground truth used before the evaluation"), make("ul", {}, ...uses)];
 }
@@ -278,13 +294,15 @@ function describe(one) {
     about,
     ...failure(one),
     ...scores(one),
+    ...against(one),
+    ...about(one),
     ...facts("Spec", {
       method: one.method, version: one.method_version, supervision: one.supervision, backbone: one.backbone,
       timm: one.timm, dataset: one.dataset, seed: one.seed, limit: one.limit, ...one.params,
     }),
     ...facts("Set by", one.origins),
     ...facts("Protocol", one.protocol),
-    ...facts("What it came to", one.applied),
+    ...facts("Effective rules", one.applied),
     ...groundTruth(one),
     ...facts("Weights", one.weights),
     ...facts("Checkpoint", one.checkpoint),

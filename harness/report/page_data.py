@@ -12,12 +12,18 @@ _SCORES = ("miou", "pixacc", "macc", "coverage", "foreground", "pxap", "best_thr
 _DIGITS = 4  # of shares in [0, 1]: a hundredth of a point
 
 
-def drawers(records: Iterable[Record]) -> dict[str, Any]:
+def drawers(
+    records: Iterable[Record], against: Mapping[str, Any] | None = None, methods: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return what stands in the drawers of a page.
 
     Parameters
     ----------
     records : iterable of dict
+    against : mapping, optional
+        By key: the others of a record's table, see `harness.report.ranking.against_others`.
+    methods : mapping, optional
+        What each method is, by name.
 
     Returns
     -------
@@ -26,7 +32,8 @@ def drawers(records: Iterable[Record]) -> dict[str, Any]:
         `stages` is a list of further indices.
     """
     pool = _Pool()
-    kept = {record["key"]: _kept(record, pool) for record in records}
+    more = against or {}, methods or {}
+    kept = {record["key"]: _kept(record, pool, *more) for record in records}
     fields = list(next(iter(kept.values()), {}))
     return {
         "fields": fields,
@@ -51,7 +58,7 @@ class _Pool:
         return self._places[text]
 
 
-def _kept(record: Record, pool: _Pool) -> dict[str, Any]:
+def _kept(record: Record, pool: _Pool, against: Mapping[str, Any], methods: Mapping[str, str]) -> dict[str, Any]:
     spec, provenance = record["spec"], record["provenance"]
     protocol = {name: value for name, value in spec["protocol"].items() if value not in ("", [])}
     fields: dict[str, Any] = {**record}
@@ -66,6 +73,8 @@ def _kept(record: Record, pool: _Pool) -> dict[str, Any]:
         "protocol": protocol,
         "splits": {split: _scores(metrics) for split, metrics in (record.get("metrics") or {}).items()},
         "stages": [pool.index(_stage(stage)) for stage in record.get("stages", [])],
+        "against": _rounded([list(row) for row in against.get(record["key"], [])]),
+        "about": methods.get(spec["method"], ""),
         "command": provenance["command"],
         "made_with": {name: provenance[name] for name in ("python", "platform", "cpu", "source")},
         "packages": provenance["packages"],
@@ -81,7 +90,7 @@ def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(one) for one in value]
-    return value if value is None else round(value, _DIGITS)
+    return round(value, _DIGITS) if isinstance(value, float) else value
 
 
 def _stage(stage: StageFacts) -> list[Any]:

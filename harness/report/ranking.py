@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from harness.bootstrap import interval, resample
 from harness.errors import UserError
-from harness.metrics import Confusions, size_iou
+from harness.metrics import Confusions, mean_iou, size_iou
 from harness.report.dataframe import once
 from harness.report.figures.series import Series, contenders, scored
 from harness.report.tables import Table, by_protocol, last_split
@@ -33,14 +34,20 @@ class Ranking:
     series : list of Series
     low, high : list of float
         The 95 % interval over images of each, in per cent, of its first seed.
-    tied : ndarray
-        (n, n) bool: the 95 % interval of the paired difference over the same images holds 0.
+    differences : ndarray
+        (n, n, 3): by how many points the first lies above the second on the same images, and the 95 % interval of that.
     """
 
     series: list[Series]
     low: list[float]
     high: list[float]
-    tied: np.ndarray
+    differences: np.ndarray
+
+    @property
+    def tied(self) -> np.ndarray:
+        """(n, n) bool: whether the interval of the difference holds 0."""
+        found: np.ndarray = (self.differences[..., 1] <= 0) & (self.differences[..., 2] >= 0)
+        return found
 
     @property
     def groups(self) -> list[tuple[int, int]]:
@@ -68,16 +75,32 @@ def ranked(rows: pd.DataFrame, split: str, store: Store, without: list[str] | No
         Takes the labels of those whose matrices are gone, or are of other images.
     """
     series, kept = _kept(rows, split, store, without if without is not None else [])
+    count = len(series)
+    differences = np.zeros((count, count, 3))
     if not series:
-        return Ranking([], [], [], np.zeros((0, 0), bool))
-    drawn = 100 * resample(np.stack([confusions.counts() for confusions in kept], 1))
-    limits = [interval(drawn[:, number]) for number in range(len(series))]
-    tied = np.eye(len(series), dtype=bool)
-    for first in range(len(series)):
-        for second in range(first):
-            low, high = interval(drawn[:, first] - drawn[:, second])
-            tied[first, second] = tied[second, first] = low <= 0 <= high
-    return Ranking(series, [low for low, _ in limits], [high for _, high in limits], tied)
+        return Ranking([], [], [], differences)
+    counts = np.stack([confusions.counts() for confusions in kept], 1)
+    whole, drawn = 100 * mean_iou(counts.sum(0)), 100 * resample(counts)
+    limits = [interval(drawn[:, number]) for number in range(count)]
+    for first, second in product(range(count), repeat=2):
+        low, high = interval(drawn[:, first] - drawn[:, second])
+        differences[first, second] = whole[first] - whole[second], low, high
+    return Ranking(series, [low for low, _ in limits], [high for _, high in limits], differences)
+
+
+def against_others(results: pd.DataFrame, store: Store) -> dict[str, list[tuple[str, float, float, float]]]:
+    """Return, for the key of each ranked record, the others of its table: name, difference in points, low, high."""
+    found: dict[str, list[tuple[str, float, float, float]]] = {}
+    for _, rows in once(results[results.split != ""]).groupby("dataset"):
+        for _, own in by_protocol(rows):
+            ranking = ranked(own, last_split(rows), store)
+            for one, differences in zip(ranking.series, ranking.differences, strict=True):
+                found[one.record["key"]] = [
+                    (other.label, float(points), float(low), float(high))
+                    for other, (points, low, high) in zip(ranking.series, differences, strict=True)
+                    if other is not one
+                ]
+    return found
 
 
 def by_size(results: pd.DataFrame, store: Store) -> list[Table]:
