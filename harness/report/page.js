@@ -254,7 +254,7 @@ function against(one) {
   return [make("h3", {}, "Against the others of its table"), grid(columns, rows)];
 }
 
-function about(one) {
+function itsMethod(one) {
   if (!one.about) return [];
   return [make("h3", {}, "The method"), ...one.about.split("\n\n").map((text) => make("p", {}, text))];
 }
@@ -295,7 +295,7 @@ function describe(one) {
     ...failure(one),
     ...scores(one),
     ...against(one),
-    ...about(one),
+    ...itsMethod(one),
     ...facts("Spec", {
       method: one.method, version: one.method_version, supervision: one.supervision, backbone: one.backbone,
       timm: one.timm, dataset: one.dataset, seed: one.seed, limit: one.limit, ...one.params,
