@@ -65,6 +65,35 @@ def tables(folder: str) -> str:
     return "\n".join(map(markdown, comparison(found)))
 
 
+def left(folder: str) -> str:
+    """Return the cells of an experiment that its results folder has no score of, by method."""
+    done = [record["spec"] for record in load_results(ROOT / folder).record]
+    missing: dict[str, list[str]] = {}
+    cells = [
+        cell.spec.model_dump(mode="json")
+        for cell in expand(experiment(Registry(), Path(folder).name).grids, Registry())
+    ]
+    for spec in cells:
+        if not any(_is_of(record, spec) for record in done):
+            refined = "" if spec["protocol"]["refine"] == "none" else f", {spec['protocol']['refine']}"
+            title = f"{spec['backbone'].removeprefix('timm:')}{refined}, seed {spec['seed']}"
+            missing.setdefault(spec["method"], []).append(title)
+    rows = [[f"`{method}`", "; ".join(titles)] for method, titles in missing.items()]
+    count = sum(map(len, missing.values()))
+    lines = (
+        f"{len(cells) - count} of {len(cells)} cells are scored. The others, in the order in which a run takes methods:"
+    )
+    return f"{lines}\n\n{tabulate(rows, ['method', 'not run'], 'pipe')}\n"
+
+
+def _is_of(recorded: dict[str, Any], spec: dict[str, Any]) -> bool:
+    """Return whether a record is of a cell: settings that came later, and what start weights are called, aside."""
+    own, other = (
+        {key: value for key, value in one.items() if key not in ("weights", "params")} for one in (recorded, spec)
+    )
+    return own == other and recorded["params"].items() <= spec["params"].items()
+
+
 def short(folder: str) -> str:
     """Return a results folder's first table with four columns, no oracle's, and the notes that are of all its rows."""
     table = comparison(load_results(ROOT / folder))[0]
@@ -249,6 +278,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "benchmarks": benchmarks,
     "measured": measured,
     "table": tables,
+    "left": left,
     "short": short,
     "sensitivity": sensitivities,
     "fields": fields,
