@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import run_here
-from tests.faults.conftest import TRAINING, kill, outcome, running, wait_for_orphans, wait_until, workers
+from tests import second
+from tests.conftest import TINY, run_here
+from tests.faults.conftest import HARNESS, TRAINING, kill, outcome, running, wait_for_orphans, wait_until, workers
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +106,35 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
         _, errors = driver.communicate(timeout=20)
     assert driver.returncode == 130, errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_child_and_a_refiner_that_learns_go_on_exactly_from_where_they_were_killed(tmp_path: Path) -> None:
+    """Random crops, two phases, a parent, a refiner that is trained: killed once in each training."""
+    run = [
+        HARNESS, "run", "--methods", "child", "--refine", "learner", "--plugins", str(Path(second.__file__)), *TINY,
+        "--limit", "16", "--set", "child.epochs=30", "--set", "learner.epochs=60", "--set", "*.batch_size=4", "--set",
+        "protocol.eval_splits=val",
+    ]  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    results = killed / "results"
+    for stage in ("fit child", "fit_refiner"):
+        with subprocess.Popen(run, cwd=killed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as driver:
+            wait_until(lambda: checkpointed(results, stage))  # noqa: B023
+            kill(driver, results)
+        wait_for_orphans(results)
+    for folder in (whole, killed):
+        found = run_here(folder, *run[1:])
+        assert found.returncode == 0, found.stderr
+    assert outcome(results) == outcome(whole / "results")
+
+
+def checkpointed(results: Path, stage: str) -> bool:
+    """Return whether a stage, by the beginning of its name, is running and has written a checkpoint."""
+    for path in results.glob("work/*/training/checkpoint.pt"):
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads((path.parent.parent / "progress.json").read_text()).get("what", "").startswith(stage):
+                return True
+    return False
