@@ -13,7 +13,10 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY harness harness
 COPY methods methods
 COPY configs configs
-RUN pip install --no-cache-dir -c constraints.txt ${PIP_ARGS} '.[all]'
+# pydensecrf2 asks for a Cython whose code Python 3.12 does not compile; with a later one it builds, as `make` does it.
+RUN pip install --no-cache-dir -c constraints.txt ${PIP_ARGS} 'cython>=3' setuptools wheel numpy \
+ && pip install --no-cache-dir -c constraints.txt ${PIP_ARGS} --no-build-isolation pydensecrf2==1.1 \
+ && pip install --no-cache-dir -c constraints.txt ${PIP_ARGS} '.[all]'
 ENV WSSS_HARNESS_RESULTS=/results
 VOLUME /results
 ENTRYPOINT ["harness"]

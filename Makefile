@@ -10,9 +10,13 @@ INSTALL     := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # pydensecrf2 asks for a Cython whose code Python 3.12 does not compile; with a later one it builds, and computes the same.
 CRF         := $(INSTALL) 'cython>=3' setuptools wheel numpy && $(INSTALL) --no-build-isolation pydensecrf2==1.1
 
-.PHONY: demo demo-verify test test-all bench lint types docs clean
+# The newest Python that is here, on the path or of pyenv: what the wheel is tried on.
+NEWEST      ?= $(firstword $(foreach version,3.13 3.12 3.11,$(wildcard $(HOME)/.pyenv/versions/$(version).*/bin/python) $(shell python$(version) -c 'import sys; print(sys.executable)' 2>/dev/null)))
+WHEEL       := build/wheel
 
-demo: $(VENV)/.ready  ## train and compare on drawn pictures, print the table
+.PHONY: demo demo-verify test test-all bench lint types docs wheel clean
+
+demo: $(VENV)/.ready  ## train and compare on drawn images, print the table
 	$(BIN)/harness run --experiment demo --results $(RESULTS)
 	$(BIN)/harness report demo --results $(RESULTS)
 	@echo "look at $(RESULTS)/report/gallery-toy-strict.png, and open $(RESULTS)/report/report.html in a browser"
@@ -40,6 +44,20 @@ types: $(VENV)/.ready
 docs: $(VENV)/.ready  ## docs/ as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open build/site/methods/index.html"
+
+wheel:  ## the wheel alone on the newest Python: built, installed without the checkout, doctor and a run
+	rm -rf $(WHEEL)
+	$(NEWEST) -m venv $(WHEEL)/env
+	$(MAKE) --no-print-directory BIN=$(WHEEL)/env/bin $(WHEEL)/installed
+	cd $(WHEEL) && env/bin/harness doctor && env/bin/harness run --methods vitpcm,cam --backbones timm:test_vit --limit 4 \
+	  --set '*.epochs=1' --set '*.image_size=64' --set '*.inference_size=64' --refine none,crf:vitpcm && env/bin/harness report
+
+$(WHEEL)/installed:
+	$(CRF)
+	$(INSTALL) build
+	$(BIN)/python -m build --wheel --outdir $(WHEEL) .
+	$(INSTALL) "$$(echo $(WHEEL)/*.whl)[all]"
+	touch $@
 
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
