@@ -57,21 +57,30 @@ def rewritten(text: str) -> str:
     return text
 
 
-def tables(folder: str) -> str:
-    """Return the comparison tables of a results folder, with the names of its experiment's rows."""
-    registry, found, name = Registry(), load_results(ROOT / folder), Path(folder).name
+def tables(folders: str) -> str:
+    """Return the comparison tables of results folders, with the names of the first one's experiment's rows."""
+    registry, found, name = Registry(), _together(folders), _experiment_of(folders)
     if name in registry.names("experiment"):
         found = named(found, [experiment(registry, name)], registry)
     return "\n".join(map(markdown, comparison(found)))
 
 
-def left(folder: str) -> str:
-    """Return the cells of an experiment that its results folder has no score of, by method."""
-    done = [record["spec"] for record in load_results(ROOT / folder).record]
+def _together(folders: str) -> pd.DataFrame:
+    """Return the results of folders that are joined by +."""
+    return pd.concat([load_results(ROOT / folder) for folder in folders.split("+")], ignore_index=True)
+
+
+def _experiment_of(folders: str) -> str:
+    return Path(folders.partition("+")[0]).name
+
+
+def left(folders: str) -> str:
+    """Return the cells of the first folder's experiment that no folder has a score of, by method."""
+    done = [record["spec"] for record in _together(folders).record]
     missing: dict[str, list[str]] = {}
     cells = [
         cell.spec.model_dump(mode="json")
-        for cell in expand(experiment(Registry(), Path(folder).name).grids, Registry())
+        for cell in expand(experiment(Registry(), _experiment_of(folders)).grids, Registry())
     ]
     for spec in cells:
         if not any(_is_of(record, spec) for record in done):
