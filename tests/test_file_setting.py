@@ -85,6 +85,7 @@ def test_the_content_is_in_the_key_and_the_folder_is_not(plugin: Path, tmp_path:
     assert again.artefacts["fit"] != first.artefacts["fit"]
 
 
+@pytest.mark.slow
 def test_workers_find_it_and_a_file_that_is_not_there_is_one_line(plugin: Path, tmp_path: Path, harness: Run) -> None:
     run = (
         "run", "--methods", "scaled", "--plugins", str(plugin), "--backbones", "timm:test_vit", "--weights", "random",

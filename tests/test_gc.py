@@ -214,6 +214,7 @@ class Cleaner(Method):
 """
 
 
+@pytest.mark.slow
 def test_a_run_keeps_it_out_from_beginning_to_end(here: Run, tmp_path: Path) -> None:
     (tmp_path / "cleaner.py").write_text(PLUGIN.format(results=str(tmp_path / "results")))
     found = here("run", "--methods", "cleaner", "--plugins", str(tmp_path / "cleaner.py"), "--limit", "4")

@@ -128,6 +128,7 @@ def test_a_run_gives_the_same_with_and_without_them(here: Run, tmp_path: Path) -
     assert outcome(tmp_path / "mapped")["scores"] != outcome(tmp_path / "plain")["scores"]  # the stages do open them
 
 
+@pytest.mark.slow
 def test_gc_removes_them(here: Run) -> None:
     assert here(*RUN[:3], *TINY, "--cache-images").returncode == 0
     found = json.loads(here("gc", "--yes", "--json").stdout)

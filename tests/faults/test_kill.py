@@ -63,6 +63,7 @@ def test_kill_in_every_stage_then_the_same_command(tmp_path: Path, undisturbed: 
     assert outcome(results) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_stage_goes_on(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     results = tmp_path / "results"
     with start(tmp_path) as driver:
@@ -98,6 +99,7 @@ def test_interrupt_keeps_what_is_finished_and_says_130(tmp_path: Path) -> None:
     assert list(results.glob("work/*/training/checkpoint.pt")), "the next run goes on from there"
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
     with start(tmp_path) as driver:
         wait_until(lambda: any(what.startswith("fit") for what in running(tmp_path / "results")))
