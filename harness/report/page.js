@@ -240,7 +240,7 @@ function scores(one) {
   const classes = one.classes.map((name, number) => [name, ...splits.map(([, s]) => bar(s.iou[number]))]);
   const names = splits.map(([split]) => split);
   const details = make("details", {}, make("summary", {}, "IoU per class"), grid(["class", ...names], classes));
-  return [make("h3", {}, "Scores, in per cent"), grid(["", ...names], rows), details];
+  return [make("h3", {}, "Scores, in per cent"), grid(["score", ...names], rows), details];
 }
 
 const signed = (points) => `${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(1)}`;
@@ -248,9 +248,9 @@ const signed = (points) => `${points < 0 ? "−" : "+"}${Math.abs(points).toFixe
 function against(one) {
   if (!one.against.length) return [];
   const rows = one.against.map(([name, points, low, high]) => [
-    name, signed(points), `${signed(low)} to ${signed(high)}`, low <= 0 && high >= 0 ? "not told apart" : "",
+    name, signed(points), `${signed(low)} to ${signed(high)}`, low <= 0 && high >= 0 ? "no" : "yes",
   ]);
-  const columns = ["compared with", "points of mIoU", "95 % over the same images", ""];
+  const columns = ["compared with", "points of mIoU", "95 % over the same images", "told apart"];
   return [make("h3", {}, "Against the others of its table"), grid(columns, rows)];
 }
 
