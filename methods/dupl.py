@@ -11,33 +11,24 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from wsss_methods.single_stage import refined_labels, split_loss, warm_poly
-from wsss_methods.toco import Student, gated_maps, token_contrast, token_labels
+from wsss_methods.single_stage import refined_labels, split_loss
+from wsss_methods.student import Student, StudentParams, gated_maps, token_contrast, token_labels
 from wsss_methods.vitpcm.views import jitter
 
-from harness import Augment, Batch, Method, Phase, Step, TrainParams
+from harness import Batch, Method, Phase, Step
 
 
-class DuPLParams(TrainParams):
+class DuPLParams(StudentParams):
     """Settings of DuPL; the defaults are those of the authors' code, Wu0409/DuPL, on VOC.
 
     Attributes
     ----------
-    epochs, batch_size : int
-        20,000 steps of 4 images.
-    warmup : float
-        Share of the training in which the learning rate rises.
-    segment_from, filter_from : float
-        Shares of the training after which the segmentation heads learn, and after which labels are filtered and
-        unlabelled places must be consistent.
-    head_lr_factor : float
-    weight_decay : float
-    level : int
-        The block whose patches the auxiliary classifier reads.
-    high, high_end, low : float
-        A map is a class above the first, which falls along a cosine to the second, and background below the third.
-    tokens, segmentation, discrepancy, consistency : float
-        Weights of the losses.
+    filter_from : float
+        Share of the training after which labels are filtered, and unlabelled places must be consistent.
+    high_end : float
+        What `high` falls to, along a cosine.
+    discrepancy, consistency : float
+        Weights of the losses on features that become alike, and on unlabelled places.
     suspicious : float
         The least loss of a place of a class that the filter looks at.
     enough : int
@@ -46,20 +37,8 @@ class DuPLParams(TrainParams):
         Unlabelled places where a student's own probability is above it are taught by that.
     """
 
-    image_size: int = Field(448, ge=32)
-    epochs: int = Field(8, ge=0)
-    batch_size: int = Field(4, ge=1)
-    lr: float = Field(6e-5, gt=0)
-    warmup: float = Field(0.075, ge=0, lt=1)
-    segment_from: float = Field(0.1, ge=0, le=1)
     filter_from: float = Field(0.4, ge=0, le=1)
-    head_lr_factor: float = Field(10.0, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    level: int = -3
-    high: float = Field(0.7, ge=0, le=1)
     high_end: float = Field(0.55, ge=0, le=1)
-    low: float = Field(0.25, ge=0, le=1)
-    tokens: float = Field(0.2, ge=0)
     segmentation: float = Field(0.2, ge=0)
     discrepancy: float = Field(0.1, ge=0)
     consistency: float = Field(0.05, ge=0)
@@ -91,13 +70,8 @@ class DuPL(Method):
         return Pair(backbone, num_classes, self.params.level)
 
     def phases(self, model: Any) -> list[Phase]:
-        p = self.params
         own = [q for name, q in model.named_parameters() if "backbone." in name and not name.endswith("pos_embed")]
-        new = [q for student in model.students for q in student.new_parameters()]
-        groups = [{"params": own, "lr": p.lr}, {"params": new, "lr": p.lr * p.head_lr_factor}]
-        drawn = Augment(p.image_size, "scale", (0.5, 2.0), 0.5)
-        options = {"weight_decay": p.weight_decay}
-        return [Phase(p.epochs, groups, "AdamW", options, lambda done: warm_poly(done, p.warmup, 0.9), drawn)]
+        return [self.params.phase(own, [q for student in model.students for q in student.new_parameters()])]
 
     def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
         p, present, done = self.params, batch.labels[:, 1:], step.iteration / step.total

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 from wsss_methods.single_stage import confident, refined_labels, split_loss, warm_poly
-from wsss_methods.toco import ToCo, ToCoNet, ToCoParams, crop_contrast, cut, draw_places, token_contrast
+from wsss_methods.student import token_contrast
+from wsss_methods.toco import ToCo, ToCoNet, ToCoParams, crop_contrast, cut, draw_places
 
 from harness import Batch, Step
 from harness.backbones import Weights, build_backbone
