@@ -7,6 +7,7 @@ import io
 import re
 import sys
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.strict import digest
@@ -18,7 +19,13 @@ _RECORDED = {
     "af2deb220d5e4e20": "431d1be711bd7e3a",  # sanity
 }
 _CONTRACT = ("harness.method", "harness.data.base")
-_BEGINNINGS = (tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)  # what a statement comes after
+_NUMBERS = {  # of kinds of tokens, in Python 3.11
+    "ENDMARKER": 0, "NAME": 1, "NUMBER": 2, "STRING": 3, "NEWLINE": 4, "INDENT": 5, "DEDENT": 6, "OP": 54,
+    "ERRORTOKEN": 60, "ENCODING": 63,
+}  # fmt: skip
+_STRING, _NEWLINE = _NUMBERS["STRING"], _NUMBERS["NEWLINE"]
+# What a statement comes after.
+_BEGINNINGS = tuple(_NUMBERS[name] for name in ("ENCODING", "NEWLINE", "INDENT", "DEDENT"))
 
 
 def source_hash(source: Path) -> str:
@@ -26,7 +33,7 @@ def source_hash(source: Path) -> str:
     files = package_files(source.parent) if source.name == "__init__.py" else [source]
     content_hash = hashlib.sha256()
     for file in files:
-        content = _code(file.read_bytes()) if file.suffix == ".py" else file.read_bytes()
+        content = code_of(file.read_bytes()) if file.suffix == ".py" else file.read_bytes()
         content_hash.update(str(file.relative_to(source.parent)).encode() + b"\0" + content + b"\0")
     found = content_hash.hexdigest()[:16]
     return _RECORDED.get(found, found)
@@ -88,17 +95,43 @@ def package_files(folder: Path) -> list[Path]:
     ]
 
 
-def _code(source: bytes) -> bytes:
-    """Return the tokens of a module without comments, empty lines, and texts that are a statement: docstrings."""
-    kept: list[tokenize.TokenInfo] = []
+def code_of(source: bytes) -> bytes:
+    """Return the tokens of a module without comments, empty lines, and texts that are a statement: docstrings.
+
+    They are those of Python 3.11 whatever runs this: later versions number tokens otherwise, and take f-strings apart.
+    """
+    kept: list[tuple[int, str]] = []
     try:
-        for token in tokenize.tokenize(io.BytesIO(source).readline):
-            if token.type in (tokenize.COMMENT, tokenize.NL):
-                continue
-            if token.type == tokenize.NEWLINE and kept[-1].type == tokenize.STRING and kept[-2].type in _BEGINNINGS:
+        for kind, text in _tokens(source):
+            if kind == _NEWLINE and kept[-1][0] == _STRING and kept[-2][0] in _BEGINNINGS:
                 kept.pop()
                 continue
-            kept.append(token)
+            kept.append((kind, text))
     except (SyntaxError, tokenize.TokenError):  # a template, say
         return source
-    return "\0".join(f"{token.type} {token.string}" for token in kept).encode()
+    return "\0".join(f"{kind} {text}" for kind, text in kept).encode()
+
+
+def _tokens(source: bytes) -> Iterator[tuple[int, str]]:
+    """Yield numbers and texts of all tokens but comments and empty lines, an f-string being one."""
+    lines = source.decode("utf-8").splitlines(keepends=True)
+    inside, begun = 0, (0, 0)
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        name = tokenize.tok_name[token.type]
+        if name == "FSTRING_START":
+            begun = begun if inside else token.start
+            inside += 1
+        elif name == "FSTRING_END":
+            inside -= 1
+            if not inside:
+                yield _STRING, _between(lines, begun, token.end)
+        elif not inside and name not in ("COMMENT", "NL"):
+            yield _NUMBERS[name], token.string
+
+
+def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """Return the text between two places, each a line from 1 and a column."""
+    text = lines[start[0] - 1 : end[0]]
+    text[-1] = text[-1][: end[1]]
+    text[0] = text[0][start[1] :]
+    return "".join(text)

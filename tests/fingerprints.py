@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 from pathlib import Path
 
+from harness.source_hash import code_of
 from harness.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
@@ -52,12 +52,8 @@ def fingerprints() -> dict[str, dict[str, object]]:
 
 
 def _hash(path: Path) -> str:
-    """Hash what a module does: its syntax tree without docstrings."""
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    """Hash what a module does, whatever Python does it."""
+    return hashlib.sha256(code_of(path.read_bytes())).hexdigest()[:16]
 
 
 if __name__ == "__main__":
