@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -113,15 +114,21 @@ class Folder(File):
             return ""
         return hashlib.sha256(canonical([[file.name, hash_file(file)] for file in _files(path)]).encode()).hexdigest()
 
+    @cached_property
+    def _found(self) -> dict[str, Path]:
+        return {file.stem: file for file in _files(self.path)}
+
     def files(self) -> dict[str, Path]:
         """Return its files by their names without suffix, as images are called by their ids.
+
+        Their contents are looked at once, however often this is asked.
 
         Raises
         ------
         UserError
             As `path` does.
         """
-        return {file.stem: file for file in _files(self.path)}
+        return self._found
 
 
 def _files(folder: Path) -> list[Path]:

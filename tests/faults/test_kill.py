@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_a_child_and_a_refiner_that_learns_go_on_exactly_from_where_they_were_ki
     results = killed / "results"
     for stage in ("fit child", "fit_refiner"):
         with subprocess.Popen(run, cwd=killed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as driver:
-            wait_until(lambda: checkpointed(results, stage))  # noqa: B023
+            wait_until(partial(checkpointed, results, stage))
             kill(driver, results)
         wait_for_orphans(results)
     for folder in (whole, killed):

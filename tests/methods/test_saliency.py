@@ -51,7 +51,9 @@ def test_a_folder_counts_by_its_files_and_their_contents(tmp_path: Path) -> None
     assert first == second
     (tmp_path / "b" / "1.png").rename(tmp_path / "b" / "2.png")
     assert Folder.parse(str(tmp_path / "b")) != first
-    assert list(Folder.parse(str(tmp_path / "b")).files()) == ["2"]
+    folder = Folder.parse(str(tmp_path / "b"))
+    assert list(folder.files()) == ["2"]
+    assert folder.files() is folder.files()  # a folder of ten thousand maps is hashed once, and not for every image
     with pytest.raises(ValueError, match="no folder"):
         Folder.parse(str(tmp_path / "b" / "2.png"))
 
