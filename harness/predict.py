@@ -26,7 +26,7 @@ from harness.spec import refiner_config
 from harness.stages.fit import load_model
 from harness.stages.fit_refiner import load_refiner_model
 from harness.stages.mask import best_class, load_refiner
-from harness.stages.score import merged_scores
+from harness.stages.score import Passes, merged_scores
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -116,22 +116,21 @@ class Predictor:
     def __call__(self, path: Path) -> np.ndarray:
         """Return the (H, W) uint8 mask of a photo: positions in `names`."""
         image = open_rgb(path)
-        size = self.protocol.size or self.spec["params"]["inference_size"]
+        protocol = self.protocol
+        size = protocol.size or self.spec["params"]["inference_size"]
         given = None
         if self.method.conditions_on_labels and self.labels.any():
             given = torch.tensor([[1, *self.labels[1:]]], dtype=torch.float32, device=self.device)
         with (
             torch.set_grad_enabled(self.method.needs_grad),
-            autocast(self.device, self.protocol.precision),
+            autocast(self.device, protocol.precision),
         ):
             maps, presence = merged_scores(
                 self.method,
                 self.model,
                 [torch.from_numpy(image.copy())],
                 given,
-                size,
-                self.protocol.scales,
-                self.protocol.flip,
+                Passes(size, protocol.scales, protocol.flip, protocol.merge),
                 self.device,
             )
         present = None if presence is None else presence[0].cpu().numpy()

@@ -85,6 +85,8 @@ class Protocol(Frozen):
         patches; None takes the method's own.
     scales : tuple of float
         Of that size; maps are averaged before anything else is done to them.
+    merge : {"grid", "image"}
+        Where maps of several scales are averaged: at the grid of the first, or enlarged to the image as it is scored.
     flip : {"none", "mean", "max"}
         How maps are merged with those of the mirrored image.
     align_corners : bool
@@ -127,6 +129,7 @@ class Protocol(Frozen):
     background: Background = Rule("fixed", 0.4)
     size: Size = None
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    merge: Literal["grid", "image"] = "grid"
     flip: Literal["none", "mean", "max"] = "none"
     align_corners: bool = False
     gated_background: bool = False

@@ -27,13 +27,14 @@ def protocol_notes(dataset: str, group: pd.DataFrame, splits: list[str], registr
     gating = protocol["class_gating"]
     images = ", ".join(f"{split} {record['pictures'][split]}" for split in splits)
     mirrored = "" if protocol["flip"] == "none" else f", mirrored too ({protocol['flip']})"
+    merged = " merged at image size" if protocol.get("merge") == "image" else ""
     defined = "" if protocol["metric"] == "pooled" else f"defined as '{protocol['metric']}', "
     notes = [
         (
             f"protocol {protocol['name']}: trained on {protocol['fit_split']}, labels from {protocol['label_source']}; "
             f"classes gated by {gating['training']} on training splits, {gating['held_out']} on held-out ones; "
             f"normalisation {protocol['normalisation']}, background {protocol['background']}; "
-            f"size {protocol['size'] or 'of the method'}, scales {as_text(protocol['scales'])}{mirrored}; "
+            f"size {protocol['size'] or 'of the method'}, scales {as_text(protocol['scales'])}{merged}{mirrored}; "
             f"{protocol['checkpoint']} checkpoint; {protocol['precision']}"
         ),
         (

@@ -175,7 +175,7 @@ class CellGraph(OpenedCell):
             return self._add("score", brought, [given], f"{self.title} {split}")
         config = configs.ScoreConfig(
             **self._method(), params=self.spec.params, size=protocol.size or self.spec.params["inference_size"],
-            scales=protocol.scales, flip=protocol.flip, class_ids=self.class_ids,
+            scales=protocol.scales, flip=protocol.flip, merge=protocol.merge, class_ids=self.class_ids,
             labels_given=self.method.conditions_on_labels and self.gating(split).kind == "gt",
             oracle="masks" in self.method.supervision,
         )  # fmt: skip

@@ -81,6 +81,7 @@ class _Scoring(Config):
     flip: str
     labels_given: bool
     oracle: bool
+    merge: str = "grid"
 
 
 class SelectConfig(MethodConfig, _Scoring):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -202,11 +203,12 @@ def _by_parts(
     Where it has less than was thought, that is halved for the rest of the stage.
     """
     config: ScoreConfig | SelectConfig = task.config
+    passes = Passes(config.size, config.scales, config.flip, config.merge)
 
     def score(start: int) -> tuple[Tensor, Tensor | None]:
         part = slice(start, start + task.facts[AT_ONCE])
         labels = None if given is None else given[part]
-        return merged_scores(method, model, images[part], labels, config.size, config.scales, config.flip, task.device)
+        return merged_scores(method, model, images[part], labels, passes, task.device)
 
     while True:
         at_once = task.facts[AT_ONCE]
@@ -222,20 +224,25 @@ def _by_parts(
             torch.cuda.empty_cache()
 
 
+@dataclass(frozen=True)
+class Passes:
+    """How images go through a model for their score maps: fields of the protocol."""
+
+    size: int | str
+    scales: Sequence[float]
+    flip: str
+    merge: str
+
+
 def merged_scores(
-    method: Method,
-    model: nn.Module,
-    images: Sequence[Tensor],
-    labels: Tensor | None,
-    size: int | str,
-    scales: Sequence[float],
-    flip: str,
-    device: str,
+    method: Method, model: nn.Module, images: Sequence[Tensor], labels: Tensor | None, passes: Passes, device: str
 ) -> tuple[Tensor, Tensor | None]:
-    """Score (H, W, 3) uint8 images at every scale and average raw scores at the grid of the first scale.
+    """Score (H, W, 3) uint8 images at every scale and average raw scores, where `merge` says.
 
     With `flip` "mean" or "max" a scale's maps are merged so with those of the mirrored images.
     """
+    size, flip = passes.size, passes.flip
+    grid = _sides(images[0], size, 1.0) if passes.merge == "image" else None
     total: Tensor | None = None
     presences = []
 
@@ -245,20 +252,19 @@ def merged_scores(
             presences.append(presence.float())
         return maps.float()
 
-    for scale in scales:
+    for scale in passes.scales:
         view = squashed(images, [_sides(image, size, scale) for image in images], device)
         maps = score(view, labels)
         if flip != "none":
             truth = labels.flip(-1) if labels is not None and labels.ndim == 4 else labels
             mirrored = score(view.flip(-1), truth).flip(-1)
             maps = torch.maximum(maps, mirrored) if flip == "max" else (maps + mirrored) / 2
-        if total is None:
-            total = torch.zeros_like(maps)
-        if maps.shape[-2:] != total.shape[-2:]:
-            maps = functional.interpolate(maps, total.shape[-2:], mode="bilinear", align_corners=False)
-        total += maps
+        grid = grid or tuple(maps.shape[-2:])
+        if maps.shape[-2:] != grid:
+            maps = functional.interpolate(maps, grid, mode="bilinear", align_corners=False)
+        total = (torch.zeros_like(maps) if total is None else total) + maps
     assert total is not None
-    return total / len(scales), torch.stack(presences).mean(0) if presences else None
+    return total / len(passes.scales), torch.stack(presences).mean(0) if presences else None
 
 
 def _sides(image: Tensor, size: int | str, scale: float) -> tuple[int, int]:

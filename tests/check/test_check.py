@@ -194,11 +194,15 @@ def test_the_suite_is_a_parametrised_test(pytester_folder: Path) -> None:
         "from harness.check import parametrize_with_checks\n\n\n"
         "@parametrize_with_checks('plugin.py')\ndef test_contract(check):\n    check()\n"
     )
+    import os
     import subprocess
     import sys
 
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
-    found = subprocess.run(command, cwd=pytester_folder, capture_output=True, text=True, check=False, timeout=300)
+    found = subprocess.run(
+        command, cwd=pytester_folder, env={**os.environ, "PYTEST_ADDOPTS": ""}, capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
     assert found.returncode == 1
     assert "FAILED test_mine.py::test_contract[good-refiner_leaves_no_trace]" in found.stdout
     assert "1 failed" in found.stdout

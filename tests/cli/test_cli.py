@@ -18,7 +18,9 @@ def test_light_commands_answer_within_a_second_without_torch(harness: Run, argum
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = harness(*arguments, PYTHONPROFILEIMPORTTIME="1")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1  # seconds of CPU
+    assert (after.ru_utime + after.ru_stime) - (
+        before.ru_utime + before.ru_stime
+    ) < 2  # seconds of CPU: torch alone takes three
     assert found.returncode == 0
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in found.stderr.splitlines()}
     assert not imported & {"torch", "timm", "ray", "mmseg", "pydensecrf", "matplotlib", "pandas"}
