@@ -43,7 +43,7 @@ def test_scales_are_averaged_at_the_grid_of_the_first_or_at_the_size_of_the_imag
     left, right, middle = whole[0, 0].item(), whole[0, 1].item(), half.item()
     assert left < middle < right
     grid, image = merged((1.0, 0.5), "grid"), merged((1.0, 0.5), "image")
-    assert grid.tolist() == pytest.approx([[(left + middle) / 2, (right + middle) / 2]] * 2)
+    assert grid.flatten().tolist() == pytest.approx([(left + middle) / 2, (right + middle) / 2] * 2)
     assert image.shape == (16, 16)
     # centre of column 7 lies at 7.5 * 2 / 16 - 0.5 = 0.4375 of the way from the left cell's centre to the right one's
     expected = {0: left, 7: 0.5625 * left + 0.4375 * right, 8: 0.4375 * left + 0.5625 * right, 15: right}

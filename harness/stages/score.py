@@ -259,7 +259,7 @@ def merged_scores(
             truth = labels.flip(-1) if labels is not None and labels.ndim == 4 else labels
             mirrored = score(view.flip(-1), truth).flip(-1)
             maps = torch.maximum(maps, mirrored) if flip == "max" else (maps + mirrored) / 2
-        grid = grid or tuple(maps.shape[-2:])
+        grid = grid or (maps.shape[-2], maps.shape[-1])
         if maps.shape[-2:] != grid:
             maps = functional.interpolate(maps, grid, mode="bilinear", align_corners=False)
         total = (torch.zeros_like(maps) if total is None else total) + maps
