@@ -17,7 +17,7 @@ from harness.metrics import Confusions, confusion, finalise
 from harness.pseudomask import open_classes, probabilities
 from harness.registry import Registry
 from harness.stages.fit import load_model
-from harness.stages.score import batch_size, merged_scores
+from harness.stages.score import Passes, batch_size, merged_scores
 
 CLASSES = range(len(VOC_CLASSES))
 
@@ -89,7 +89,7 @@ def _dense(planned: Any, score: Any, evaluate: Any, at: Setting) -> Any:
     for start in range(0, len(paths), at_once):
         images = [torch.from_numpy(open_rgb(Path(path)).copy()) for path in paths[start : start + at_once]]
         with torch.no_grad():
-            scored, _ = merged_scores(method, model, images, None, size, [1.0], "none", at.device)
+            scored, _ = merged_scores(method, model, images, None, Passes(size, [1.0], "none", "grid"), at.device)
         for number, maps in enumerate(scored.cpu().numpy(), start):
             classes = open_classes(rules, np.array(split["labels"][number]), None)
             whole = np.zeros((len(CLASSES), *split["sizes"][number]), np.float32)
