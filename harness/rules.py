@@ -10,11 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 from pydantic.dataclasses import dataclass
 
-LATER = {
-    "gated_background": False,
-    "upsampling": "bilinear",
-    "merge": "grid",
-}  # fields that older keys do not hold, as they were
+# fields that older keys do not hold, as they were
+LATER = {"gated_background": False, "upsampling": "bilinear", "merge": "grid"}
 _RANGES = {  # of the number of a rule, by its kind
     "predicted": (0, 1), "fixed": (0, 1), "power": (0, 100), "val_image_labels": (1, 10000), "val_pixels": (1, 10000),
 }  # fmt: skip

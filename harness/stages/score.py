@@ -262,7 +262,9 @@ def merged_scores(
         grid = grid or (maps.shape[-2], maps.shape[-1])
         if maps.shape[-2:] != grid:
             maps = functional.interpolate(maps, grid, mode="bilinear", align_corners=False)
-        total = (torch.zeros_like(maps) if total is None else total) + maps
+        if total is None:
+            total = torch.zeros_like(maps)
+        total += maps
     assert total is not None
     return total / len(passes.scales), torch.stack(presences).mean(0) if presences else None
 

@@ -194,21 +194,18 @@ def test_the_suite_is_a_parametrised_test(pytester_folder: Path) -> None:
         "from harness.check import parametrize_with_checks\n\n\n"
         "@parametrize_with_checks('plugin.py')\ndef test_contract(check):\n    check()\n"
     )
-    import os
     import subprocess
     import sys
 
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
-    found = subprocess.run(
-        command, cwd=pytester_folder, env={**os.environ, "PYTEST_ADDOPTS": ""}, capture_output=True, text=True,
-        check=False, timeout=300,
-    )  # fmt: skip
+    found = subprocess.run(command, cwd=pytester_folder, capture_output=True, text=True, check=False, timeout=300)
     assert found.returncode == 1
     assert "FAILED test_mine.py::test_contract[good-refiner_leaves_no_trace]" in found.stdout
     assert "1 failed" in found.stdout
 
 
 @pytest.fixture
-def pytester_folder(tmp_path: Path) -> Path:
+def pytester_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     write(tmp_path, GOOD["refiner"].replace("        sharp =", "        np.random.seed(0)\n        sharp ="))
     return tmp_path

@@ -14,13 +14,17 @@ from tests.conftest import TINY, Run
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "methods"], ["--version"], ["run", "--help"]])
 def test_light_commands_answer_within_a_second_without_torch(harness: Run, arguments: list[str]) -> None:
+    def cpu_seconds() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     harness(*arguments)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = harness(*arguments, PYTHONPROFILEIMPORTTIME="1")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert (after.ru_utime + after.ru_stime) - (
-        before.ru_utime + before.ru_stime
-    ) < 2  # seconds of CPU: torch alone takes three
+    spent = []
+    for _ in range(3):  # other work on the machine only adds to it
+        before = cpu_seconds()
+        found = harness(*arguments, PYTHONPROFILEIMPORTTIME="1")
+        spent.append(cpu_seconds() - before)
+    assert min(spent) < 1
     assert found.returncode == 0
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in found.stderr.splitlines()}
     assert not imported & {"torch", "timm", "ray", "mmseg", "pydensecrf", "matplotlib", "pandas"}
