@@ -211,6 +211,9 @@ class Refiner(Trainable):
         Which backbones it learns on.
     model : Module or None
         What `build` returned, trained, in evaluation mode and on its device, whenever `refine` is called.
+    classes : sequence of int
+        Which classes of the dataset the channels stand for that `refine` is given, the background aside; 1 is the
+        first. It is set whenever `refine` is called.
     """
 
     kind: ClassVar[str] = "refiner"
@@ -222,6 +225,7 @@ class Refiner(Trainable):
     Params: ClassVar[type[RefinerParams]] = RefinerParams
 
     model: Any = None
+    classes: Sequence[int] = ()
 
     def learns_from(self) -> tuple[str, ...]:
         """Return which pseudo-masks of the fit split stand in `batch.pseudo`: BACKGROUND or BACKGROUND+REFINER, each.

@@ -81,10 +81,10 @@ def gradients_arrive(case: Case) -> None:
     """
     method, model = case.method(), copy.deepcopy(case.fitted)
     phases = checked_phases(method, method.phases(model))
-    epochs = sum(phase.epochs for phase in phases)
-    for phase, first in zip(phases, accumulate([phase.epochs for phase in phases], initial=0), strict=False):
+    *starts, epochs = accumulate([phase.epochs for phase in phases], initial=0)
+    for number, (phase, first) in enumerate(zip(phases, starts, strict=True)):
         middle = first + phase.epochs // 2
-        step = Step(middle, epochs, middle * _PER_EPOCH, epochs * _PER_EPOCH)
+        step = Step(middle, epochs, middle * _PER_EPOCH, epochs * _PER_EPOCH, number)
         trained = {id(parameter) for group in phase.groups for parameter in group["params"]}
         if not phase.epochs or not trained:
             continue
@@ -95,9 +95,8 @@ def gradients_arrive(case: Case) -> None:
         norms: dict[str, float] = {}  # by part of the model
         for name, parameter in model.named_parameters():
             if id(parameter) in trained:
-                norm = 0.0 if parameter.grad is None else parameter.grad.norm().item()
-                part = name.partition(".")[0]
-                norms[part] = norms.get(part, 0.0) + norm
+                part, arrived = name.partition(".")[0], parameter.grad
+                norms[part] = norms.get(part, 0.0) + (0.0 if arrived is None else arrived.norm().item())
         for part, norm in norms.items():
             must(0 < norm < float("inf"), f"the gradient of `{part}` is {norm:g}")
 

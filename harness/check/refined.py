@@ -20,13 +20,13 @@ _TOLERANCE = 1e-3
 
 def _settings(case: Case) -> dict[str, Any]:
     """Return settings with which the refiner runs: its defaults, or those of its first preset."""
-    config = refiner_config(case.registry, case.rule) or {}
-    return dict(config["params"])
+    return dict((refiner_config(case.registry, case.rule) or {})["params"])
 
 
-def _refiner(case: Case, **changes: Any) -> Refiner:
+def _refiner(case: Case, channels: int = 3, **changes: Any) -> Refiner:
     """Return a new refiner, with a model where it has one; `changes` of its settings."""
     refiner: Refiner = case.plugin(case.plugin.Params.model_validate(_settings(case) | changes))
+    refiner.classes = range(1, channels + (case.plugin.refines == "maps"))
     if lacks := refiner.missing(case.data.ids):
         raise NotApplicableError(lacks)
     if refiner.trained:
@@ -38,7 +38,7 @@ def _refiner(case: Case, **changes: Any) -> Refiner:
 
 def _refine(case: Case, image: np.ndarray, probabilities: np.ndarray, **changes: Any) -> Any:
     """Return what a new refiner makes of probabilities; `changes` of its settings."""
-    return _refiner(case, **changes).refine(image, probabilities)
+    return _refiner(case, len(probabilities), **changes).refine(image, probabilities)
 
 
 def _must_not_learn(case: Case) -> None:
@@ -64,7 +64,8 @@ def keeps_shape(case: Case) -> None:
     for channels in (3, 2):
         image, given = _example(case, channels)
         refined = _refine(case, image, given.copy())
-        kept = isinstance(refined, np.ndarray) and refined.dtype.kind == "f" and len(refined) == len(given)
+        count = channels + (case.plugin.background_rule == "model")
+        kept = isinstance(refined, np.ndarray) and refined.dtype.kind == "f" and len(refined) == count
         kept = kept and (case.plugin.refines == "maps" or refined.shape == given.shape)
         must(kept, f"{given.shape} become {getattr(refined, 'shape', type(refined).__name__)}")
 

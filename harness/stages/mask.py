@@ -69,8 +69,10 @@ def best_class(
     The number after the last class is a refiner's of `maps` that leaves pixels without a label.
     Where the background is `closed` it has probability 0 everywhere, and is the best nowhere.
     """
-    if refiner and refiner.params.align_corners is not None:
-        rules = replace(rules, align_corners=refiner.params.align_corners)
+    if refiner:
+        refiner.classes = classes.tolist()
+        if refiner.params.align_corners is not None:
+            rules = replace(rules, align_corners=refiner.params.align_corners)
     if refiner is None or refiner.refines == "probabilities":
         scored = probabilities(scores, classes, size, rules, output)
         if closed:

@@ -21,6 +21,8 @@ def run(task: Task) -> None:
     recipe = recipe_of(VerifyConfig.model_validate(trained.manifest["config"]).recipe | config.recipe)
     model = load_verifier(trained).to(task.device)
     refiner = load_refiner(config.refine, task.registry)
+    if refiner:
+        refiner.classes = range(1, len(config.class_ids))
     class_of = np.array(config.class_ids, np.uint8)
     start = config.shard * SHARD
     ids = task.parent("labels").json("labels.json")["ids"][start : start + SHARD]
