@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from harness import mit, resnet38
 from harness.errors import MissingWeightsError, UserError, closest
 from harness.features import Backbone
 from harness.files import hash_file
+from harness.mit import MiTBackbone
 from harness.registry import Registry
-from harness.resnet38 import STRIDE as RESNET38_STRIDE
-from harness.resnet38 import WEIGHTS as RESNET38_WEIGHTS
-from harness.resnet38 import resnet38d
 from harness.torchvision_ops import ensure_importable
 
 PREFIX = "timm:"
@@ -29,6 +28,36 @@ VIT_MODULES = (  # of timm; those after the first line take images of one size, 
     *("beit", "vision_transformer_relpos", "vision_transformer_sam", "naflexvit"),
     *("gemma4_vit", "qwen3_vit", "deepseek_vit"),
 )
+
+
+@dataclass(frozen=True)
+class Added:
+    """A network that is no model of timm until it is added to them.
+
+    Attributes
+    ----------
+    name : str
+        What `configs/backbones.yaml` calls it.
+    family : {"vit", "cnn"}
+    stride : int
+        The only one that it has.
+    weights : str
+        Where they are found, in words.
+    create : callable
+        What timm calls for a model.
+    """
+
+    name: str
+    family: str
+    stride: int
+    weights: str
+    create: Callable[..., nn.Module]
+
+
+ADDED = {
+    "resnet38d": Added("resnet38", "cnn", resnet38.STRIDE, resnet38.WEIGHTS, resnet38.resnet38d),
+    "mit_b1": Added("mit_b1", "vit", mit.STRIDE, mit.WEIGHTS, mit.mit_b1),
+}
 
 
 @dataclass(frozen=True)
@@ -68,13 +97,15 @@ def timm_id(name: str, registry: Registry) -> str:
 
 def family(identifier: str) -> str:
     """Return `vit` or `cnn`, of a timm id."""
+    if identifier in ADDED:
+        return ADDED[identifier].family
     module = _timm().model_entrypoint(identifier.partition(".")[0]).__module__.rpartition(".")[2]
     return "vit" if module in VIT_MODULES else "cnn"
 
 
 def only_stride(identifier: str) -> int | None:
     """Return the stride of a network that has one alone; None where dilation gives others, or a patch does."""
-    return RESNET38_STRIDE if identifier == "resnet38d" else None
+    return ADDED[identifier].stride if identifier in ADDED and family(identifier) == "cnn" else None
 
 
 def resolve_weights(choice: str, identifier: str) -> Weights:
@@ -118,7 +149,9 @@ def build_backbone(
     timm = _timm()
     arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, "global_pool": "", **(options or {})}
     kind = family(identifier)
-    if kind == "vit":
+    if identifier == "mit_b1":
+        net, stride = timm.create_model(identifier, **arguments), mit.STRIDE
+    elif kind == "vit":
         if "_distilled_" in identifier:
             arguments["global_pool"] = "token"  # it takes no other, and dense features do not meet it
         try:
@@ -136,7 +169,7 @@ def build_backbone(
             raise UserError(f"timm model '{identifier}' has no output_stride {stride}, so no dense features") from None
     if weights.path is not None:
         _load(net, weights.path, identifier)
-    return Backbone(net, identifier, kind, stride)
+    return (MiTBackbone if identifier == "mit_b1" else Backbone)(net, identifier, kind, stride)
 
 
 class Tower(nn.Module):
@@ -239,12 +272,14 @@ def _unpickling_error() -> type[Exception]:
 
 def _from_hub(identifier: str) -> Path:
     """Return the local copy of timm's weights, fetched if need be: from the hub, or from where timm has them."""
+    if identifier in ADDED:
+        name = ADDED[identifier].name
+        raise MissingWeightsError(f"{name} starts from a file: {hub_file(identifier)}; or from --weights random")
+    ensure_importable()
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     from timm.models._hub import download_cached_file
 
-    if identifier == "resnet38d":
-        raise MissingWeightsError(f"ResNet-38 starts from a file: {hub_file(identifier)}; or from --weights random")
     repo, name, url = _hub_place(identifier)
     huggingface_hub.utils.logging.set_verbosity_error()  # its retries, line by line
     try:
@@ -266,8 +301,8 @@ def hub_file(identifier: str) -> str:
     UserError
         If timm has none.
     """
-    if identifier == "resnet38d":
-        return f"{RESNET38_WEIGHTS}, to be given with --weights resnet38=FILE"
+    if identifier in ADDED:
+        return f"{ADDED[identifier].weights}, to be given with --weights {ADDED[identifier].name}=FILE"
     repo, name, url = _hub_place(identifier)
     return url or f"{name} of the hub's repository {repo}"
 
@@ -298,6 +333,7 @@ def _timm() -> Any:
     ensure_importable()
     import timm
 
-    if not timm.is_model("resnet38d"):
-        timm.models.register_model(resnet38d)
+    for identifier, added in ADDED.items():
+        if not timm.is_model(identifier):
+            timm.models.register_model(added.create)
     return timm

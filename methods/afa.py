@@ -113,7 +113,7 @@ class AFANet(nn.Module):
         super().__init__()
         self.backbone = backbone
         count = len(backbone.dims)
-        self.blocks = tuple(range(count))[-2:]
+        self.blocks = tuple(range(-min(2, count), 0))
         self.levels = [round((place + 1) * count / 4) - 1 for place in range(4)]
         self.classifier = nn.Conv2d(backbone.dim, num_classes - 1, 1, bias=False)
         self.sides = nn.ModuleList(nn.Conv2d(backbone.dims[level], 256, 1) for level in self.levels)
@@ -127,7 +127,9 @@ class AFANet(nn.Module):
         """Return logits by maximum, of the segmentation, and (B, N, N) affinities of the N patches if wanted."""
         blocks = self.blocks if affinity else ()
         features = self.backbone.features(images, levels=self.levels, attention=blocks, logits=True)
-        joined = torch.cat([side(level) for side, level in zip(self.sides, features.levels, strict=True)], 1)
+        finest = features.levels[0].shape[-2:]  # a ViT's are all alike
+        seen = (side(level) for side, level in zip(self.sides, features.levels, strict=True))
+        joined = torch.cat([functional.interpolate(one, finest, mode="bilinear") for one in seen], 1)
         found = {
             "logits": self.classifier(features.dense.amax((2, 3), keepdim=True))[:, :, 0, 0],
             "segmentation": self.head(joined),

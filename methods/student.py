@@ -61,6 +61,7 @@ class Student(nn.Module):
 
     def __init__(self, backbone: Any, num_classes: int, level: int) -> None:
         super().__init__()
+        _ = backbone.class_token  # refuses a backbone that has none
         self.backbone, self.level = backbone, max(level, -len(backbone.dims))
         dim = backbone.dim
         self.classifier = nn.Conv2d(dim, num_classes - 1, 1, bias=False)

@@ -20,7 +20,7 @@ try:
         from mmengine.optim import OptimWrapper
         from mmengine.runner import Runner
         from mmengine.structures import PixelData
-        from mmseg.models.backbones import ResNet
+        from mmseg.models.backbones import MixVisionTransformer, ResNet
         from mmseg.models.decode_heads.decode_head import BaseDecodeHead
         from mmseg.models.segmentors import EncoderDecoder
         from mmseg.registry import DATASETS, MODELS
@@ -38,6 +38,7 @@ __all__ = [
     "BaseModule",
     "EncoderDecoder",
     "Hook",
+    "MixVisionTransformer",
     "OptimWrapper",
     "PixelData",
     "ResNet",
