@@ -36,6 +36,7 @@ DATA_KINDS = {
     "experiment": "experiments",
     "published": "published",
     "deeplab": "deeplab",
+    "text": "texts",
 }
 ENTRY_POINT_GROUP = "wsss_harness.plugins"
 BUILT_IN = "built-in"

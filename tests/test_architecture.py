@@ -85,6 +85,7 @@ DOORS = {
     "scipy": {"harness.data.prepare.voc"},
     "pycocotools": {"harness.data.prepare.coco"},
     "torchvision": {"harness.augment", "harness.doctor"},
+    "open_clip": {"harness.data.prepare.text"},
     "huggingface_hub": {"harness.backbones"},
 }
 

@@ -11,17 +11,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.common import Json, messages, print_json
+from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.data.prepare.check import Findings
     from harness.data.prepare.recipe import Preparation
 
 SHOWN = 20  # problems
+VIT_B_16 = "ViT-B-16-quickgelu"
+
+
+TEXT = "text"
+_VECTORS = "Text vectors"
 
 
 def command(
-    dataset: Annotated[str, typer.Argument(help="voc12, coco14, coco14-smallest or coco14-vitpcm.")],
-    root: Annotated[Path, typer.Option(help="The folder to make it in.", envvar="WSSS_HARNESS_ROOT", file_okay=False)],
+    dataset: Annotated[
+        str, typer.Argument(help="voc12, coco14, coco14-smallest or coco14-vitpcm; or text, for CLIP's text vectors.")
+    ],
+    root: Annotated[
+        Path | None, typer.Option(help="The folder to make it in.", envvar="WSSS_HARNESS_ROOT", file_okay=False)
+    ] = None,
     archives: Annotated[
         Path | None, typer.Option(help="A folder of official archives; nothing is downloaded.", exists=True)
     ] = None,
@@ -33,12 +43,28 @@ def command(
         Path | None, typer.Option(help="A YAML file of addresses and checksums.", envvar="WSSS_HARNESS_SOURCES")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
+    names: Annotated[
+        str, typer.Option(help="A dataset, or names of classes by comma.", rich_help_panel=_VECTORS)
+    ] = "voc12",
+    words: Annotated[
+        str, typer.Option(help="How they are put into words: `harness list text`.", rich_help_panel=_VECTORS)
+    ] = "clip-es",
+    model: Annotated[str, typer.Option(help="An architecture of open_clip.", rich_help_panel=_VECTORS)] = VIT_B_16,
+    clip: Annotated[
+        str, typer.Option(help="Its weights: a file, or a tag that is fetched.", rich_help_panel=_VECTORS)
+    ] = "openai",
+    out: Annotated[Path, typer.Option(help="The file to write.", rich_help_panel=_VECTORS)] = Path("texts.safetensors"),
     as_json: Json = False,
 ) -> None:
-    """Prepare an official dataset.
+    """Prepare an official dataset, or CLIP's vectors of class names.
 
     Downloads or takes the archives, makes masks and lists, checks every file; goes on where it was stopped.
     """
+    if dataset == TEXT:
+        _prepare_text(names, words, model, clip, out, as_json)
+        return
+    if root is None:
+        raise UserError(f"where is it to be made? harness prepare {dataset} --root FOLDER")
     from harness.data.prepare.recipe import Preparation
     from harness.registry import Registry
     from harness.run.progress import scanning
@@ -55,6 +81,27 @@ def command(
             say(line)
     if found.problems:
         sys.exit(1)
+
+
+def _prepare_text(names: str, words: str, model: str, clip: str, out: Path, as_json: bool) -> None:
+    from harness.data.prepare.text import Words, write_vectors
+    from harness.registry import Registry
+    from harness.strict import parse
+
+    registry = Registry()
+    known = names in registry.names("dataset")
+    classes = registry.load("dataset", names).classes[1:] if known else tuple(map(str.strip, names.split(",")))
+    if not all(classes):
+        raise UserError(f"no classes in --names '{names}': a dataset that has its own, or names by comma")
+    sentences = parse(Words, registry.load("text", words), f"words '{words}'").sentences(classes)
+    shapes = write_vectors(out, sentences, model, clip)
+    if as_json:
+        print_json({"file": str(out), "shapes": shapes, "sentences": sentences})
+        return
+    say = partial(messages().print, markup=False, highlight=False)
+    say(f"{out}: {len(classes)} classes, {shapes['background'][0]} backgrounds, {shapes['classes'][1]} numbers each")
+    say(f"  {sentences['classes'][0]} … {sentences['background'][-1]}")
+    say(f"next: harness run --methods clip-es --input texts={shlex.quote(str(out))} --weights FILE …")
 
 
 def _lines(preparation: Preparation, found: Findings) -> list[str]:
