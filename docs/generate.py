@@ -42,6 +42,7 @@ from harness.trainable import Trainable
 
 ROOT = Path(__file__).parent.parent
 RESULTS = "benchmarks/results"
+COMPARISON = "results/reference/comparison-animals"
 
 
 def pages() -> list[Path]:
@@ -178,8 +179,13 @@ def presets(kind: str) -> str:
 
 
 def plugins(kind: str) -> str:
-    """Return the built-in methods or refiners: what they do, on which backbones, and from what they learn."""
+    """Return the built-in methods or refiners: what they do, on which backbones, and from what they learn.
+
+    Methods have their scores too: as Tables A and B of the paper print them, and as they were measured here.
+    """
     registry, rows = Registry(), []
+    paper = published(registry, "vit-pcm") if kind == "method" else []
+    own = load_results(ROOT / COMPARISON)
     for entry in registry.entries(kind):
         plugin = registry.load(kind, entry.name)
         page = next((page for page in _pages_of(entry.name) if (ROOT / "docs/methods" / page).exists()), None)
@@ -189,8 +195,34 @@ def plugins(kind: str) -> str:
         trains = plugin.training_step is not Trainable.training_step
         learns = f"{'goes on from' if trains else 'reads'} `{parent}`" if parent else "yes" if trains else "no"
         name = f"[`{entry.name}`]({page})" if page else f"`{entry.name}`"
-        rows.append([name, entry.summary.rstrip("."), year[0] if year else "", backbones, learns])
-    return tabulate(rows, ["name", "what", "year", "backbones", "learns"], "pipe", disable_numparse=True) + "\n"
+        row = [name, entry.summary.rstrip("."), year[0] if year else "", backbones, learns]
+        if kind == "method":
+            seen = ", ".join(word.replace("_", " ") for word in plugin.supervision) or "nothing"
+            row += [seen, _printed(paper, entry.name, "A"), _printed(paper, entry.name, "B"), *_here(own, entry.name)]
+        rows.append(row)
+    scores = ["looks at", "seed, train", "final, val", "here, val", "trained in"] if kind == "method" else []
+    names = ["name", "what", "year", "backbones", "learns", *scores]
+    return tabulate(rows, names, "pipe", disable_numparse=True) + "\n"
+
+
+def _printed(paper: list[Score], method: str, table: str) -> str:
+    """Return the first score of a method that a table of the paper prints, before any refiner or of val."""
+    wanted = ("bpm", "train") if table == "A" else ("segmentation", "val")
+    scores = [
+        score.printed for score in paper
+        if (score.table.name, score.method, score.stage, score.split) == (table, method, *wanted)
+    ]  # fmt: skip
+    return scores[0] if scores else "–"
+
+
+def _here(own: pd.DataFrame, method: str) -> list[str]:
+    """Return the best score of a method under the comparison's protocol without a refiner, and how long it trained."""
+    rows = own[(own.method == method) & (own.split == "val") & (own.refine == "none")].sort_values("miou")
+    if rows.empty:
+        return ["–", "–"]
+    best = rows.iloc[-1]
+    seconds = sum(stage["seconds"] for stage in best.record["stages"] if stage["stage"] == "fit")
+    return [f"{100 * best.miou:.1f}, {best.timm.partition('.')[0]}", f"{seconds / 60:.0f} min"]
 
 
 def _pages_of(name: str) -> tuple[str, str]:
