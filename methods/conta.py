@@ -77,22 +77,15 @@ class CONTA(FieldMethod):
 
     def phases(self, model: Any) -> list[Phase]:
         p = self.params
+        groups = [
+            {"params": list(model.segmenter.backbone.parameters()), "lr": p.segment_lr},
+            {"params": list(model.segmenter.head.parameters()), "lr": p.segment_lr * p.head_lr_factor},
+        ]
+        options = {"momentum": 0.9, "weight_decay": 5e-4}
+        drawn = Augment(p.image_size, "scale", (0.5, 1.5), flip=0.5)
+        segment = Phase(p.segment_epochs, groups, "SGD", options, poly, drawn)
         new = [*model.classifier.parameters(), *model.beside.parameters(), *model.context.parameters()]
-
-        def segment() -> Phase:
-            groups = [
-                {"params": list(model.segmenter.backbone.parameters()), "lr": p.segment_lr},
-                {"params": list(model.segmenter.head.parameters()), "lr": p.segment_lr * p.head_lr_factor},
-            ]
-            options = {"momentum": 0.9, "weight_decay": 5e-4}
-            return Phase(
-                p.segment_epochs, groups, "SGD", options, poly, Augment(p.image_size, "scale", (0.5, 1.5), 0.5)
-            )
-
-        def classify() -> Phase:
-            return self.sgd(p.epochs, model.backbone.parameters_from(p.detached), new)
-
-        return [half() for _ in range(p.rounds) for half in (segment, classify)]
+        return [segment, self.sgd(p.epochs, model.backbone.parameters_from(p.detached), new)] * p.rounds
 
     def training_step(self, model: Any, batch: Batch, step: Step) -> dict[str, Tensor]:
         p, images, present = self.params, mean_padded(batch, model.backbone), batch.labels[:, 1:]
