@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness import Refiner, RefinerParams
 from harness.pseudomask import background_is_closed, open_classes, probabilities
 from harness.registry import Registry
 from harness.rules import Rules
@@ -114,6 +115,24 @@ def test_the_crf_of_vitpcm_resizes_with_half_pixel_centres_whatever_the_protocol
     other = refiner_config(Registry(), "crf:irn")
     assert other
     assert "align_corners" not in other["params"]  # as the protocol says
+
+
+@pytest.mark.parametrize("refines", ["maps", "probabilities"])
+def test_a_refiner_knows_which_classes_it_is_given(tmp_path: Path, refines: str) -> None:
+    class Watching(Refiner):
+        def refine(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+            seen.append((list(self.classes), len(probabilities)))
+            return probabilities
+
+    seen: list[tuple[list[int], int]] = []
+    Watching.refines = refines  # type: ignore[assignment]
+    Image.new("RGB", (8, 4)).save(tmp_path / "grey.png")
+    scores, refiner = np.full((4, 2, 2), 0.5, np.float16), Watching(RefinerParams())
+    for classes in ([1, 3], [2]):
+        rules = Rules("none", "none", "fixed:0.3")
+        best_class(scores, np.array(classes), (4, 8), rules, "activation", refiner, tmp_path / "grey.png")
+    background = refines == "probabilities"
+    assert seen == [([1, 3], 2 + background), ([2], 1 + background)]
 
 
 def test_table_d_scores_the_model_of_table_1() -> None:
