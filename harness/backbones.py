@@ -17,7 +17,6 @@ from harness import mit, resnet38
 from harness.errors import MissingWeightsError, UserError, closest
 from harness.features import Backbone
 from harness.files import hash_file
-from harness.mit import MiTBackbone
 from harness.registry import Registry
 from harness.torchvision_ops import ensure_importable
 
@@ -45,6 +44,8 @@ class Added:
         Where they are found, in words.
     create : callable
         What timm calls for a model.
+    backbone : type
+        What it is wrapped in.
     """
 
     name: str
@@ -52,11 +53,12 @@ class Added:
     stride: int
     weights: str
     create: Callable[..., nn.Module]
+    backbone: type[Backbone] = Backbone
 
 
 ADDED = {
     "resnet38d": Added("resnet38", "cnn", resnet38.STRIDE, resnet38.WEIGHTS, resnet38.resnet38d),
-    "mit_b1": Added("mit_b1", "vit", mit.STRIDE, mit.WEIGHTS, mit.mit_b1),
+    "mit_b1": Added("mit_b1", "vit", mit.STRIDE, mit.WEIGHTS, mit.mit_b1, mit.MiTBackbone),
 }
 
 
@@ -149,8 +151,9 @@ def build_backbone(
     timm = _timm()
     arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, "global_pool": "", **(options or {})}
     kind = family(identifier)
-    if identifier == "mit_b1":
-        net, stride = timm.create_model(identifier, **arguments), mit.STRIDE
+    added = ADDED.get(identifier)
+    if added and kind == "vit":
+        net, stride = timm.create_model(identifier, **arguments), added.stride
     elif kind == "vit":
         if "_distilled_" in identifier:
             arguments["global_pool"] = "token"  # it takes no other, and dense features do not meet it
@@ -169,7 +172,7 @@ def build_backbone(
             raise UserError(f"timm model '{identifier}' has no output_stride {stride}, so no dense features") from None
     if weights.path is not None:
         _load(net, weights.path, identifier)
-    return (MiTBackbone if identifier == "mit_b1" else Backbone)(net, identifier, kind, stride)
+    return (added.backbone if added else Backbone)(net, identifier, kind, stride)
 
 
 class Tower(nn.Module):

@@ -19,7 +19,7 @@ def command(
         list[str],
         typer.Argument(
             metavar="KIND... [PATTERN]",
-            help="Of methods, backbones, datasets, protocols, experiments, refiners, crf, deeplab, published or runs; "
+            help="Of methods, backbones, datasets, protocols, experiments, refiners, crf, deeplab, texts, published or runs; "
             "then, if wanted, a glob of names.",
         ),
     ],

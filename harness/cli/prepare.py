@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.common import Json, messages, print_json
+from harness.cli.common import Json, Plugins, messages, print_json
 from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.data.prepare.check import Findings
     from harness.data.prepare.recipe import Preparation
+    from harness.registry import Registry
 
 SHOWN = 20  # problems
-VIT_B_16 = "ViT-B-16-quickgelu"
-
-
 TEXT = "text"
+VIT_B_16 = "ViT-B-16-quickgelu"
 _VECTORS = "Text vectors"
 
 
@@ -54,25 +53,27 @@ def command(
         str, typer.Option(help="Its weights: a file, or a tag that is fetched.", rich_help_panel=_VECTORS)
     ] = "openai",
     out: Annotated[Path, typer.Option(help="The file to write.", rich_help_panel=_VECTORS)] = Path("texts.safetensors"),
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Prepare an official dataset, or CLIP's vectors of class names.
 
     Downloads or takes the archives, makes masks and lists, checks every file; goes on where it was stopped.
     """
+    from harness.registry import Registry
+
     if dataset == TEXT:
-        _prepare_text(names, words, model, clip, out, as_json)
+        _prepare_text(Registry(plugins or ()), names, words, model, clip, out, as_json)
         return
     if root is None:
         raise UserError(f"where is it to be made? harness prepare {dataset} --root FOLDER")
     from harness.data.prepare.recipe import Preparation
-    from harness.registry import Registry
     from harness.run.progress import scanning
 
     console = messages()
     say = partial(console.print, markup=False, highlight=False)
     with scanning(console, "") as scan:
-        preparation = Preparation(Registry().load("dataset", dataset), root, sources, scan)
+        preparation = Preparation(Registry(plugins or ()).load("dataset", dataset), root, sources, scan)
         found = preparation.check() if check else preparation.make(archives, masks, workers, say)
     if as_json:
         print_json({"pictures": found.images, "masks": found.masks, "problems": found.problems})
@@ -83,12 +84,10 @@ def command(
         sys.exit(1)
 
 
-def _prepare_text(names: str, words: str, model: str, clip: str, out: Path, as_json: bool) -> None:
+def _prepare_text(registry: Registry, names: str, words: str, model: str, clip: str, out: Path, as_json: bool) -> None:
     from harness.data.prepare.text import Words, write_vectors
-    from harness.registry import Registry
     from harness.strict import parse
 
-    registry = Registry()
     known = names in registry.names("dataset")
     classes = registry.load("dataset", names).classes[1:] if known else tuple(map(str.strip, names.split(",")))
     if not all(classes):

@@ -76,6 +76,11 @@ def test_the_command_writes_the_file_and_says_what_is_next(small: Path, here: Ru
     told = json.loads(here(*command, "--words", "clims", "--names", "cat, dog", "--json").stdout)
     assert told["sentences"]["classes"] == ["a photo of cat.", "a photo of dog."]
     assert told["shapes"]["background"] == [10, 16]
+    mine = tmp_path / "texts" / "short.yaml"
+    mine.parent.mkdir()
+    mine.write_text('template: "the {}"\nbackground: [rest]\n')
+    told = json.loads(here(*command, "--words", "short", "--plugins", str(mine), "--names", "cat", "--json").stdout)
+    assert told["sentences"] == {"classes": ["the cat"], "background": ["the rest"]}
 
 
 @pytest.mark.parametrize(
