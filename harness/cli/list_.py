@@ -19,8 +19,8 @@ def command(
         list[str],
         typer.Argument(
             metavar="KIND... [PATTERN]",
-            help="Of methods, backbones, datasets, protocols, experiments, refiners, crf, deeplab, texts, published or runs; "
-            "then, if wanted, a glob of names.",
+            help="Of methods, backbones, datasets, protocols, experiments, refiners, crf, deeplab, texts, published or "
+            "runs; then, if wanted, a glob of names.",
         ),
     ],
     results: Results = DEFAULT_RESULTS,
