@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from harness.metrics import Confusions, size_iou
+from harness.registry import Registry
 from harness.report.dataframe import load_results
 from harness.report.figures import ranking_figure
+from harness.report.gains import refiner_gains
+from harness.report.order import published_order, spearman
+from harness.report.published import published
 from harness.report.ranking import Ranking, against_others, by_size, ranked
 from harness.results.store import Store
 from tests.test_figures import BAD, GOOD, TRUTH, add, store
@@ -51,7 +55,7 @@ def test_bars_join_the_longest_runs_of_which_no_two_can_be_told_apart(
     differences = np.tile([0.0, -1.0, 1.0], (4, 4, 1))
     for first, second in apart:
         differences[first, second], differences[second, first] = (2, 1, 3), (-2, -3, -1)
-    assert Ranking([None] * 4, [], [], differences).groups == groups  # type: ignore[list-item]
+    assert Ranking([None] * 4, [], [], differences, np.zeros((0, 4))).groups == groups  # type: ignore[list-item]
 
 
 def test_equal_masks_are_tied_and_perfect_ones_are_not_tied_with_bad_ones(store: Store) -> None:
@@ -102,3 +106,58 @@ def test_a_record_is_set_against_the_others_of_its_table(store: Store) -> None:
     assert low <= difference <= high < 0
     ((_, opposite, _, _),) = found[keys["vitpcm"]]
     assert opposite == pytest.approx(-difference)
+
+
+def test_a_refiner_is_set_against_the_same_maps_without_it(store: Store) -> None:
+    """What a method has with a refiner only, or without one only, gains nothing."""
+    add(store, "cam", WORSE)
+    add(store, "cam", GOOD, refine="crf")
+    add(store, "cam", WORSE, refine="pamr")
+    add(store, "seam", WORSE)
+    add(store, "sipe", GOOD, refine="crf")
+    results = load_results(store.root)
+    (table,) = refiner_gains(results, store)
+    miou = {row.refine: 100 * row.miou for row in results.itertuples() if row.method == "cam"}
+    assert table.columns == ["method", "crf", "pamr"]
+    ((label, gained, nothing),) = table.rows
+    assert label == "cam"
+    assert gained.startswith(f"{miou['crf'] - miou['none']:+.1f} [")
+    assert nothing == "+0.0 [0.0 to 0.0]"
+    keys = {row.refine: row.key for row in results.itertuples() if row.method == "cam"}
+    assert table.sources[0, 1] == [keys["none"], keys["crf"]]
+
+
+def test_without_a_pair_there_is_no_table_of_gains(store: Store) -> None:
+    add(store, "cam", GOOD)
+    add(store, "sipe", GOOD, refine="crf")
+    assert refiner_gains(load_results(store.root), store) == []
+
+
+def test_the_rank_correlation_of_numbers_by_hand() -> None:
+    """One swap of neighbours among four: 1 - 6 * 2 / (4 * 15); two that are equal share 1.5."""
+    found = spearman(np.array([1.0, 2, 3, 4]), np.array([[10.0, 20, 30, 40], [1, 2, 9, 3], [4, 3, 2, 1], [5, 5, 5, 5]]))
+    np.testing.assert_allclose(found, [1, 0.8, -1, np.nan])
+    np.testing.assert_allclose(spearman(np.array([1.0, 1, 2]), np.array([[1.0, 2, 3]])), [0.75**0.5])
+
+
+def test_the_order_of_a_published_table_is_compared_with_the_one_here(store: Store) -> None:
+    """Of Table A: 67.71, 61.50, 55.41 and 50.90; here the second and the third are the other way round."""
+    two, one = GOOD | {"b": BAD["b"]}, WORSE | {"a": GOOD["a"]}
+    for method, masks in (("vitpcm", GOOD), ("seam", two), ("ppc", one), ("sccam", WORSE)):
+        add(store, method, masks)
+    add(store, "sccam", TRUTH, refine="crf")  # a refined score is not what that column holds
+    add(store, "dupl", TRUTH)  # is not in it
+    tables = published_order(load_results(store.root), published(Registry()), store)
+    ((name, count, agreement, chance, there, here),) = tables[0].rows
+    assert name == "Table A (vit-pcm): BPM, train"
+    assert count == "4"
+    assert agreement.startswith("0.80 [")
+    assert 14 < float(chance.removesuffix(" %")) < 20  # 4 of the 24 orders: 1 of 1.0 and 3 of 0.8
+    assert there == "vitpcm, ppc, seam, sccam"
+    assert here == "vitpcm, seam, ppc, sccam"
+
+
+def test_three_methods_have_no_order_worth_a_table(store: Store) -> None:
+    for method, masks in (("vitpcm", TRUTH), ("seam", GOOD), ("sccam", WORSE)):
+        add(store, method, masks)
+    assert published_order(load_results(store.root), published(Registry()), store) == []

@@ -129,6 +129,9 @@ def _judge(names: list[str], found: pd.DataFrame, registry: Registry, store: Sto
 
 def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry: Registry, store: Store) -> list[Table]:
     from harness.report.foreground import foreground
+    from harness.report.gains import refiner_gains
+    from harness.report.order import published_order
+    from harness.report.published import published
     from harness.report.ranking import by_size
     from harness.report.sensitivity import sensitivity
     from harness.report.tables import comparison
@@ -136,8 +139,13 @@ def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry:
 
     if kind == "foreground":
         made = foreground(found, store)
+    elif kind == "sensitivity":
+        made = sensitivity(found)
     else:
-        made = sensitivity(found) if kind == "sensitivity" else [*comparison(found, registry), *by_size(found, store)]
+        made = [
+            *comparison(found, registry), *refiner_gains(found, store), *by_size(found, store),
+            *published_order(found, published(registry), store),
+        ]  # fmt: skip
     return [*published_tables(judged), *made]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -36,12 +36,15 @@ class Ranking:
         The 95 % interval over images of each, in per cent, of its first seed.
     differences : ndarray
         (n, n, 3): by how many points the first lies above the second on the same images, and the 95 % interval of that.
+    drawn : ndarray
+        (resamples, n): the mIoU of each, in per cent, over images drawn with replacement, the same for all.
     """
 
     series: list[Series]
     low: list[float]
     high: list[float]
     differences: np.ndarray
+    drawn: np.ndarray
 
     @property
     def tied(self) -> np.ndarray:
@@ -78,28 +81,34 @@ def ranked(rows: pd.DataFrame, split: str, store: Store, without: list[str] | No
     count = len(series)
     differences = np.zeros((count, count, 3))
     if not series:
-        return Ranking([], [], [], differences)
+        return Ranking([], [], [], differences, np.zeros((0, 0)))
     counts = np.stack([confusions.counts() for confusions in kept], 1)
     whole, drawn = 100 * mean_iou(counts.sum(0)), 100 * resample(counts)
     limits = [interval(drawn[:, number]) for number in range(count)]
     for first, second in product(range(count), repeat=2):
         low, high = interval(drawn[:, first] - drawn[:, second])
         differences[first, second] = whole[first] - whole[second], low, high
-    return Ranking(series, [low for low, _ in limits], [high for _, high in limits], differences)
+    return Ranking(series, [low for low, _ in limits], [high for _, high in limits], differences, drawn)
+
+
+def by_table(results: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+    """Yield dataset, last split, protocol and rows of what stands in one table, the same masks once."""
+    for dataset, rows in once(results[results.split != ""]).groupby("dataset"):
+        for protocol, own in by_protocol(rows):
+            yield str(dataset), last_split(rows), protocol, own
 
 
 def against_others(results: pd.DataFrame, store: Store) -> dict[str, list[tuple[str, float, float, float]]]:
     """Return, for the key of each ranked record, the others of its table: name, difference in points, low, high."""
     found: dict[str, list[tuple[str, float, float, float]]] = {}
-    for _, rows in once(results[results.split != ""]).groupby("dataset"):
-        for _, own in by_protocol(rows):
-            ranking = ranked(own, last_split(rows), store)
-            for one, differences in zip(ranking.series, ranking.differences, strict=True):
-                found[one.record["key"]] = [
-                    (other.label, float(points), float(low), float(high))
-                    for other, (points, low, high) in zip(ranking.series, differences, strict=True)
-                    if other is not one
-                ]
+    for _, split, _, own in by_table(results):
+        ranking = ranked(own, split, store)
+        for one, differences in zip(ranking.series, ranking.differences, strict=True):
+            found[one.record["key"]] = [
+                (other.label, float(points), float(low), float(high))
+                for other, (points, low, high) in zip(ranking.series, differences, strict=True)
+                if other is not one
+            ]
     return found
 
 
@@ -113,13 +122,11 @@ def by_size(results: pd.DataFrame, store: Store) -> list[Table]:
     store : Store
         Holds the confusion matrices; there is no table of fewer than two methods that have some.
     """
-    tables, done = [], once(results[results.split != ""])
-    for dataset, rows in done.groupby("dataset"):
-        split = last_split(rows)
-        for title, own in by_protocol(rows):
-            series, kept = _kept(own, split, store, [])
-            if len(series) > 1:
-                tables.append(_size_table(f"{dataset} {split}, by size of region, {title}", series, kept))
+    tables = []
+    for dataset, split, protocol, own in by_table(results):
+        series, kept = _kept(own, split, store, [])
+        if len(series) > 1:
+            tables.append(_size_table(f"{dataset} {split}, by size of region, {protocol}", series, kept))
     return tables
 
 

@@ -1,0 +1,64 @@
+"""What refiners add: the same maps with and without one, over the same images."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from harness.report.dataframe import without_verification
+from harness.report.ranking import Ranking, by_table, ranked
+from harness.report.tables import Table
+from harness.results.record import Record
+from harness.results.store import Store
+from harness.strict import canonical
+
+_NOTES = [
+    "points of mIoU that a refiner adds to the masks without it, and the 95 % interval of that over the same images",
+    "of the first seed of each method",
+]
+
+
+def refiner_gains(results: pd.DataFrame, store: Store) -> list[Table]:
+    """Return tables of what each refiner adds to each method: of each dataset's last split, per protocol.
+
+    Parameters
+    ----------
+    results : DataFrame
+        As `load_results` gives it.
+    store : Store
+        Holds the confusion matrices; there is no table where no method has some both with a refiner and without.
+    """
+    tables = []
+    for dataset, split, protocol, rows in by_table(results):
+        if (rows.refine != "none").any():
+            table = _table(f"{dataset} {split}, what refiners add, {protocol}", ranked(rows, split, store))
+            tables += [table] if table.rows else []
+    return tables
+
+
+def _table(title: str, ranking: Ranking) -> Table:
+    refiners = [one.rows.refine.iloc[0] for one in ranking.series]
+    pairs: dict[str, dict[str, int]] = {}  # of the same maps: the places of each refiner's masks in the ranking
+    for place, one in enumerate(ranking.series):
+        pairs.setdefault(_maps(one.record), {})[refiners[place]] = place
+    known = [own for own in pairs.values() if "none" in own and len(own) > 1]
+    columns = list(dict.fromkeys(name for name in refiners if name != "none" and any(name in own for own in known)))
+    table = Table(title, ["method", *columns], [], notes=list(_NOTES))
+    for row, own in enumerate(known):
+        bare = own["none"]
+        table.rows.append([ranking.series[bare].label])
+        for column, name in enumerate(columns, 1):
+            if name not in own:
+                table.rows[-1].append("–")
+                continue
+            points, low, high = ranking.differences[own[name], bare]
+            table.rows[-1].append(f"{points:+.1f} [{low:.1f} to {high:.1f}]")
+            table.sources[row, column] = [ranking.series[place].record["key"] for place in (bare, own[name])]
+    return table
+
+
+def _maps(record: Record) -> str:
+    """Return what distinguishes maps of classes: all of a cell but its refiner, its seed and its verification."""
+    spec = without_verification(record["spec"])
+    protocol = {key: value for key, value in spec["protocol"].items() if key != "refine"}
+    kept = {key: value for key, value in spec.items() if key not in ("seed", "refiner", "protocol")}
+    return canonical([kept, protocol, record["weights"]])

@@ -1,0 +1,103 @@
+"""Whether methods stand in the order that a published table has them in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from harness.bootstrap import interval
+from harness.report.published import Score
+from harness.report.ranking import Ranking, by_table, ranked
+from harness.report.tables import Table
+from harness.results.store import Store
+
+FEWEST = 4  # methods whose order says anything
+_ORDERS = 10_000
+_NOTES = [
+    "rank correlation (Spearman) of published and measured mIoU before any refiner, of a method's best backbone each",
+    "in brackets the 95 % interval over images of one training each: other seeds, backbones and data are not in it",
+    "by chance: the share of 10,000 random orders that agree with the published one as well or better",
+]
+
+
+def published_order(results: pd.DataFrame, scores: Sequence[Score], store: Store) -> list[Table]:
+    """Return how well published orders of methods hold: of each dataset's last split, per protocol.
+
+    Parameters
+    ----------
+    results : DataFrame
+        As `load_results` gives it.
+    scores : sequence of Score
+    store : Store
+        Holds the confusion matrices; there is no table where no published one has four methods with some.
+    """
+    tables = []
+    for dataset, split, protocol, rows in by_table(results):
+        columns = ["published", "methods", "rank correlation", "by chance", "order there", "order here"]
+        title = f"{dataset} {split}, published orders, {protocol}"
+        table = Table(title, columns, [], notes=list(_NOTES))
+        ranking = ranked(rows[rows.refine == "none"], split, store)
+        for name, there in _published(scores):
+            best = _best_of(ranking, there)
+            if len(best) >= FEWEST:
+                table.sources[len(table.rows), 2] = [ranking.series[place].record["key"] for place in best.values()]
+                table.rows.append([name, str(len(best)), *_agreement(ranking, best, there)])
+        tables += [table] if table.rows else []
+    return tables
+
+
+def _published(scores: Sequence[Score]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield each column of published tables that holds scores of unrefined masks, with the first of each method."""
+    columns: dict[str, dict[str, float]] = {}
+    for score in scores:
+        if score.method and (score.metric, score.stage) == ("miou", "bpm"):
+            name = f"Table {score.table.name} ({score.table.publication}): {score.heading}, {score.split}"
+            columns.setdefault(name, {}).setdefault(score.method, score.value)
+    yield from columns.items()
+
+
+def _best_of(ranking: Ranking, wanted: dict[str, float]) -> dict[str, int]:
+    """Return where the best of each method stands in the ranking."""
+    best: dict[str, int] = {}
+    for place, one in enumerate(ranking.series):
+        method = one.record["spec"]["method"]
+        if method in wanted:
+            best.setdefault(method, place)
+    return best
+
+
+def _agreement(ranking: Ranking, best: dict[str, int], there: dict[str, float]) -> list[str]:
+    values = np.array([there[method] for method in best])
+    places = list(best.values())
+    first_seeds = np.array([ranking.series[place].rows.miou.iloc[0] for place in places])
+    measured = float(spearman(values, first_seeds[None])[0])
+    low, high = interval(spearman(values, ranking.drawn[:, places]))
+    random = np.random.default_rng(0).permuted(np.tile(values, (_ORDERS, 1)), axis=1)
+    chance = float((spearman(values, random) >= measured - 1e-9).mean())
+    orders = (sorted(best, key=lambda method: -there[method]), list(best))
+    return [f"{measured:.2f} [{low:.2f} to {high:.2f}]", f"{100 * chance:.0f} %", *map(", ".join, orders)]
+
+
+def spearman(first: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the rank correlation of values with each row of others; equal values share their mean rank.
+
+    Parameters
+    ----------
+    first : ndarray
+        (n,).
+    others : ndarray
+        (m, n).
+
+    Returns
+    -------
+    ndarray
+        (m,) in [-1, 1]; not a number where all values are equal.
+    """
+    own = pd.Series(first).rank().to_numpy()
+    rows = pd.DataFrame(others).rank(axis=1).to_numpy()
+    own, rows = own - own.mean(), rows - rows.mean(1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        found: np.ndarray = rows @ own / np.sqrt((own**2).sum() * (rows**2).sum(1))
+    return found
