@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,10 @@ from harness.registry import Registry
 from harness.report.accounting import Accounts, accounts
 from harness.report.dataframe import frame, load_results
 from harness.report.figures import (
-    COLOURS,
     Drawn,
     class_bars,
     confusion_matrix,
+    cost_figure,
     extreme_images,
     heatmaps_figure,
     learning_curves,
@@ -351,69 +348,6 @@ def _has(score: Score, fields: dict[str, str]) -> bool:
     return all(getattr(score, key) == value for key, value in fields.items())
 
 
-Figure = Callable[[pd.DataFrame, Dataset, Store, Path], Drawn]
-FIGURES: dict[str, Figure] = {
-    "parameters": lambda found, _, __, path: parameters_figure(found, PUBLISHED, path),
-    "bars": lambda found, _, __, path: class_bars(found, path, "val"),
-    "heatmaps": lambda found, data, store, path: heatmaps_figure(found, data, store, path, "val"),
-    "qualitative": lambda found, data, store, path: qualitative_figure(found, data, store, path, "val"),
-    "extremes": lambda found, data, store, path: extreme_images(found, data, store, path, "val"),
-    "learning": lambda found, _, store, path: learning_curves(found, path),
-    "thresholds": lambda found, _, store, path: threshold_curves(found, store, path, "val"),
-    "confusion": lambda found, _, store, path: confusion_matrix(found, store, path, "val"),
-}
-FROM_RECORDS = {"parameters", "bars", "learning"}
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_the_same_input_gives_the_same_bytes(name: str, store: Store, tiny: Tiny, tmp_path: Path) -> None:
-    add(store, "vitpcm", GOOD, losses=[0.8, 0.6])
-    add(store, "cam", BAD, losses=[0.9, 0.7])
-    results = rows(store)
-    once = FIGURES[name](results, tiny, store, tmp_path / "one.v1")
-    again = FIGURES[name](results.iloc[::-1], tiny, store, tmp_path / "two.v1")
-    drawn(once)
-    assert [path.name for path in again.files] == ["two.v1.png", "two.v1.svg"]
-    assert [path.read_bytes() for path in once.files] == [path.read_bytes() for path in again.files]
-    assert b"<dc:date" not in once.files[1].read_bytes()
-
-
-def test_another_process_draws_the_same_bytes(tmp_path: Path) -> None:
-    script = """
-import sys
-from pathlib import Path
-from harness.registry import Registry
-from harness.report.figures import parameters_figure
-from harness.report.dataframe import frame
-from harness.report.published import published
-parameters_figure(frame([]), published(Registry()), Path(sys.argv[1]))
-assert "torch" not in sys.modules
-"""
-    command = [sys.executable, "-c", script, str(tmp_path / "other")]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": "7"}, timeout=120)
-    for path in parameters_figure(frame([]), PUBLISHED, tmp_path / "here").files:
-        assert path.read_bytes() == path.with_stem("other").read_bytes()
-
-
-@pytest.mark.parametrize("name", sorted(FIGURES.keys() - FROM_RECORDS))
-def test_records_without_artefacts_are_told_and_break_nothing(name: str, tiny: Tiny, tmp_path: Path) -> None:
-    folder = ROOT / "results" / "reference" / "demo"
-    result = FIGURES[name](load_results(folder), tiny, Store(folder), tmp_path / "figure")
-    assert (result.figure, result.files) == (None, ())
-    assert any(line.startswith("no ") and "artefact" in line for line in result.left_out)
-    assert not list(tmp_path.glob("figure*"))
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_nothing_scored_is_no_figure(name: str, store: Store, tiny: Tiny, tmp_path: Path) -> None:
-    if name == "parameters":
-        assert parameters_figure(rows(store), [], tmp_path / "p").left_out == ("nothing of voc12 val",)
-        return
-    result = FIGURES[name](rows(store), tiny, store, tmp_path / "figure")
-    assert result.files == ()
-    assert result.left_out[0].startswith(("nothing", "no score maps"))
-
-
 def test_one_damaged_mask_is_left_out_and_the_rest_is_drawn(store: Store, tiny: Tiny, tmp_path: Path) -> None:
     add(store, "vitpcm", GOOD)
     add(store, "cam", BAD)
@@ -423,32 +357,23 @@ def test_one_damaged_mask_is_left_out_and_the_rest_is_drawn(store: Store, tiny: 
     assert result.left_out == ("no mask artefact: cam",)
 
 
-# Machado, Oliveira and Fernandes (2009), severity 1, of linear RGB.
-SIGHT = {
-    "usual": np.eye(3),
-    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-                            [-0.003882, -0.048116, 1.051998]]),
-    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-                              [-0.011820, 0.042940, 0.968881]]),
-    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
-                            [0.004733, 0.691367, 0.303900]]),
-}  # fmt: skip
+def test_a_cost_is_of_all_trainings_behind_a_score(tmp_path: Path) -> None:
+    """Minutes of a training, its parent's and its refiner's; what was trained elsewhere cannot be set beside it."""
 
+    def of(method: str, miou: float, *stages: tuple[str, float], device: str = "cpu") -> dict[str, Any]:
+        facts = [{"stage": name, "seconds": seconds, "device": device} for name, seconds in stages]
+        return record(method, miou) | {"stages": facts}
 
-@pytest.mark.parametrize("sight", SIGHT)
-def test_colours_are_told_apart_by_all_eyes(sight: str) -> None:
-    seen = [_lab(SIGHT[sight] @ _linear(colour)) for colour in COLOURS]
-    assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 10
-
-
-def _linear(colour: str) -> np.ndarray:
-    share = np.array([int(colour[n : n + 2], 16) for n in (1, 3, 5)]) / 255
-    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-
-
-def _lab(linear: np.ndarray) -> np.ndarray:
-    """Return CIE Lab under D65."""
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-    xyz = to_xyz @ linear.clip(0, 1) / [0.9505, 1.0, 1.089]
-    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+    results = frame([
+        of("cam", 0.3, ("fit", 60.0), ("score", 999.0)),
+        of("recam", 0.4, ("fit", 60.0), ("fit", 90.0), ("fit_refiner", 30.0)),
+        of("seam", 0.5, ("fit", 60.0), device="another"),
+        of("dino", 0.2, ("score", 10.0)),
+    ])  # fmt: skip
+    result = cost_figure(results, tmp_path / "cost", "val")
+    (axis,) = drawn(result).axes
+    points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines if line.get_marker() == "o"]
+    assert points == [(3.0, pytest.approx(40)), (1.0, pytest.approx(30))]
+    assert {text.get_text() for text in axis.texts} == {"cam", "recam"}
+    assert result.left_out == ("no training: dino", "on another device: seam")
+    assert "on cpu" in result.caption

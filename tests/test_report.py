@@ -42,6 +42,7 @@ def record(method: str, miou: float, seed: int = 0, dataset: str = "toy", **prot
         "applied": {"background": str(declared.background)}, "ground_truth": [], "classes": ["background", "kite"],
         "data": {"train": "a", "val": "b"}, "pictures": {"train": 4, "val": 2}, "metrics": metrics,
         "parameters": {"total": 23_600_000}, "artefacts": {"fit": f"{method}{seed}"},
+        "stages": [{"stage": "fit", "key": "", "seconds": 90.0, "memory_mb": {}, "device": "cpu", "bytes": 0}],
     }  # fmt: skip
 
 

@@ -75,6 +75,7 @@ def _of_protocol(
 ) -> Iterator[Drawn]:
     split = last_split(rows)
     yield figures.ranking_figure(rows, store, folder / f"ranking-{name}", split)
+    yield figures.cost_figure(rows, folder / f"cost-{name}", split)
     yield figures.class_bars(rows, folder / f"classes-{name}", split)
     yield figures.confusion_matrix(rows, store, folder / f"confusion-{name}", split)
     yield figures.learning_curves(rows, folder / f"learning-{name}")

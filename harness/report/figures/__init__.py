@@ -2,6 +2,7 @@
 
 from harness.report.figures.canvas import COLOURS, Drawn, new_figure, save
 from harness.report.figures.classes import class_bars, confusion_matrix
+from harness.report.figures.cost import cost_figure
 from harness.report.figures.curves import learning_curves, threshold_curves
 from harness.report.figures.parameters import parameters_figure
 from harness.report.figures.qualitative import extreme_images, heatmaps_figure, qualitative_figure
@@ -13,6 +14,7 @@ __all__ = [
     "Drawn",
     "class_bars",
     "confusion_matrix",
+    "cost_figure",
     "draw_sensitivity",
     "extreme_images",
     "heatmaps_figure",

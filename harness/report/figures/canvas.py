@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ SMALL = 7  # points
 
 _DPI = 160
 _NAMED = 12  # of what is left out for one reason
+_TICKS = [tick * 10.0**power for power in range(-3, 5) for tick in (1, 2, 5)]
 _METADATA: dict[str, dict[str, None]] = {".png": {"Software": None}, ".svg": {"Creator": None, "Date": None}}
 
 
@@ -102,6 +103,17 @@ def tidy(axis: Any, grid: str = "y") -> None:
     axis.grid(axis=grid, alpha=0.25, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def logarithmic(axis: Any, values: Sequence[float]) -> None:
+    """Make an axis across logarithmic, with room for names beside values and three ticks at least."""
+    low, high = min(values) / 1.4, max(values) * 1.7
+    more = max(1.0, (10 * low / high) ** 0.5)
+    axis.set_xscale("log")
+    axis.set_xlim(low / more, high * more)
+    ticks = [tick for tick in _TICKS if low / more <= tick <= high * more]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
 
 
 def swatch(colour: Any, label: str) -> Any:

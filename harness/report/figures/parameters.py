@@ -20,18 +20,18 @@ from harness.report.figures.canvas import (
     LeftOut,
     finish,
     legend,
+    logarithmic,
     new_figure,
     nothing,
     tidy,
 )
+from harness.report.figures.names import Named, write_names
 from harness.report.figures.series import scored
 from harness.report.published import Score
 
 _BLUE, _RED, _BLACK = COLOURS[0], COLOURS[1], COLOURS[-1]
 _MARKERS = {"bpm": ("*", 90), "segmentation": ("s", 26)}  # and their areas
 MEASURED = 12  # methods and settings, the best ones
-_BESIDE = 12  # points; a name that is farther away has a line to its marker
-_TICKS = [tick * 10.0**power for power in range(-2, 4) for tick in (1, 2, 5)]
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,9 @@ def parameters_figure(
         return nothing(path, caption, left, f"nothing of {dataset} {split}")
     figure = new_figure(PAGE, 4.6)
     axis = figure.subplots()
-    axis.set_xscale("log")
-    axis.set_xlim(*_room([p.millions for p in points]))
+    logarithmic(axis, [p.millions for p in points])
     low, high = min(p.miou - p.spread for p in points), max(p.miou + p.spread for p in points)
     axis.set_ylim(max(0, low - 0.08 * (high - low) - 1), high + 0.08 * (high - low) + 1)
-    ticks = [tick for tick in _TICKS if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.minorticks_off()
     axis.set_xlabel("parameters of all networks in the pipeline (million)", fontsize=SMALL + 1)
     axis.set_ylabel(f"mIoU on {dataset} {split} (%)", fontsize=SMALL + 1)
     tidy(axis, "both")
@@ -106,7 +102,8 @@ def parameters_figure(
     _mark(axis, points)
     legend(figure, _keys(axis, points))
     figure.draw_without_rendering()  # settles where everything is
-    left.add("no room for the names of", *_name(axis, points))
+    named = [Named(point.name, point.millions, point.miou, point.colour) for point in points]
+    left.add("no room for the names of", *write_names(axis, named))
     return finish(figure, path, caption, left)
 
 
@@ -145,13 +142,6 @@ def _measured(results: pd.DataFrame, split: str, left: LeftOut) -> list[Point]:
         spread = 100 * series.rows.miou.std(ddof=1) if len(series.rows) > 1 else 0.0
         points.append(Point(series.label, "bpm", total / 1e6, 100 * series.miou, spread, _BLACK, measured=True))
     return points
-
-
-def _room(millions: Sequence[float]) -> tuple[float, float]:
-    """Return limits of a logarithmic axis that leave room for names, and show three ticks at least."""
-    low, high = min(millions) / 1.4, max(millions) * 1.7
-    more = max(1.0, (10 * low / high) ** 0.5)
-    return low / more, high * more
 
 
 def _join(axis: Any, points: Sequence[Point]) -> None:
@@ -193,45 +183,3 @@ def _keys(axis: Any, points: Sequence[Point]) -> list[Any]:
     if any(point.colour == _RED for point in points):
         keys += axis.plot([], [], color=_RED, label="the paper's own method")
     return keys
-
-
-def _name(axis: Any, points: Sequence[Point]) -> list[str]:
-    """Write each point's name as near to it as there is room, with a line if not beside it; return those without."""
-    unnamed = []
-    renderer = axis.figure.canvas.get_renderer()
-    scale = axis.figure.dpi / 72
-    places = axis.transData.transform([(point.millions, point.miou) for point in points])
-    frame = axis.get_window_extent()
-    taken = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in places]
-    angles = np.deg2rad([0, 180, 90, 270, 30, 330, 150, 210, 60, 300, 120, 240])
-    order = sorted(range(len(points)), key=lambda n: (points[n].millions, points[n].miou))
-    for number in order:
-        point, (x, y) = points[number], places[number]
-        note = axis.text(
-            point.millions, point.miou, point.name, fontsize=SMALL - 1, ha="center", va="center", color=point.colour,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3}, in_layout=False,
-        )  # fmt: skip
-        size = note.get_window_extent(renderer)
-        wide, high = size.width / 2, size.height / 2
-        for away, angle in product(range(7, 120, 5), angles):
-            # The nearest side of the text is `away` points from the point.
-            right, up = np.cos(angle), np.sin(angle)
-            middle = (x + right * (away * scale + wide), y + up * (away * scale + high))
-            box = (middle[0] - wide, middle[1] - high, middle[0] + wide, middle[1] + high)
-            inside = frame.x0 < box[0] and box[2] < frame.x1 and frame.y0 < box[1] and box[3] < frame.y1
-            if inside and not any(_overlap(box, other) for other in taken):
-                break
-        else:
-            note.remove()
-            unnamed.append(point.name)
-            continue
-        taken.append(box)
-        where = axis.transData.inverted().transform(middle)
-        note.set_position(where)
-        if away > _BESIDE:
-            axis.plot(*zip((point.millions, point.miou), where, strict=True), color=point.colour, linewidth=0.4)
-    return unnamed
-
-
-def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
