@@ -14,7 +14,7 @@ from harness.report.figures import ranking_figure
 from harness.report.gains import refiner_gains
 from harness.report.order import published_order, spearman
 from harness.report.published import published
-from harness.report.ranking import Ranking, against_others, by_size, ranked
+from harness.report.ranking import Ranking, against_others, by_size, ranked, rankings
 from harness.results.store import Store
 from tests.test_figures import BAD, GOOD, TRUTH, add, store
 
@@ -98,7 +98,7 @@ def test_a_record_is_set_against_the_others_of_its_table(store: Store) -> None:
     add(store, "cam", WORSE)
     results = load_results(store.root)
     miou = {row.method: 100 * row.miou for row in results.itertuples()}
-    found = against_others(results, store)
+    found = against_others(rankings(results, store).values())
     keys = {row.method: row.key for row in results.itertuples()}
     ((label, difference, low, high),) = found[keys["cam"]]
     assert label == "vitpcm"
@@ -116,7 +116,7 @@ def test_a_refiner_is_set_against_the_same_maps_without_it(store: Store) -> None
     add(store, "seam", WORSE)
     add(store, "sipe", GOOD, refine="crf")
     results = load_results(store.root)
-    (table,) = refiner_gains(results, store)
+    (table,) = refiner_gains(rankings(results, store))
     miou = {row.refine: 100 * row.miou for row in results.itertuples() if row.method == "cam"}
     assert table.columns == ["method", "crf", "pamr"]
     ((label, gained, nothing),) = table.rows
@@ -130,7 +130,7 @@ def test_a_refiner_is_set_against_the_same_maps_without_it(store: Store) -> None
 def test_without_a_pair_there_is_no_table_of_gains(store: Store) -> None:
     add(store, "cam", GOOD)
     add(store, "sipe", GOOD, refine="crf")
-    assert refiner_gains(load_results(store.root), store) == []
+    assert refiner_gains(rankings(load_results(store.root), store)) == []
 
 
 def test_the_rank_correlation_of_numbers_by_hand() -> None:
@@ -147,7 +147,7 @@ def test_the_order_of_a_published_table_is_compared_with_the_one_here(store: Sto
         add(store, method, masks)
     add(store, "sccam", TRUTH, refine="crf")  # a refined score is not what that column holds
     add(store, "dupl", TRUTH)  # is not in it
-    tables = published_order(load_results(store.root), published(Registry()), store)
+    tables = published_order(rankings(load_results(store.root), store), published(Registry()))
     ((name, count, agreement, chance, there, here),) = tables[0].rows
     assert name == "Table A (vit-pcm): BPM, train"
     assert count == "4"
@@ -160,4 +160,4 @@ def test_the_order_of_a_published_table_is_compared_with_the_one_here(store: Sto
 def test_three_methods_have_no_order_worth_a_table(store: Store) -> None:
     for method, masks in (("vitpcm", TRUTH), ("seam", GOOD), ("sccam", WORSE)):
         add(store, method, masks)
-    assert published_order(load_results(store.root), published(Registry()), store) == []
+    assert published_order(rankings(load_results(store.root), store), published(Registry())) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from harness.registry import Registry
     from harness.report.figures import Drawn
+    from harness.report.ranking import Ranking, Stand
     from harness.report.tables import Table
     from harness.report.verdicts import Verdict
     from harness.results.store import Store
@@ -62,7 +63,7 @@ def command(
     from harness.report.formats import FORMATS, figure_markdown, show
     from harness.report.html import methods_of, page_title, write_page
     from harness.report.of_experiment import named, only
-    from harness.report.ranking import against_others
+    from harness.report.ranking import against_others, rankings
     from harness.report.tables import unfinished
     from harness.report.verdicts import OFF
     from harness.results.store import Store
@@ -86,7 +87,9 @@ def command(
     if as_json:
         print_json(list(found.drop_duplicates("key").record))
         return
-    tables = _tables(found, kind, judged, registry, store)
+    with messages().status("resampling images"):
+        order = rankings(found, store)
+        tables = _tables(found, kind, judged, registry, store, order)
     left = unfinished(found)
     every = [*tables, *([left] if left else [])]
     for table in every:
@@ -106,7 +109,7 @@ def command(
             shown = images_of_all(found, registry, store, root) if images else ()
             write_page(
                 folder / "report.html", title, tables, found, shown, drawn, bibtex(found, registry),
-                against_others(found, store), methods_of(found, registry),
+                against_others(order.values()), methods_of(found, registry),
             )  # fmt: skip
         console.print(f"written: {folder / 'report.html'}", highlight=False)
     if not found.empty:
@@ -127,7 +130,10 @@ def _judge(names: list[str], found: pd.DataFrame, registry: Registry, store: Sto
     return verdicts(scores, found, registry, store)
 
 
-def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry: Registry, store: Store) -> list[Table]:
+def _tables(
+    found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry: Registry, store: Store,
+    order: Mapping[Stand, Ranking],
+) -> list[Table]:  # fmt: skip
     from harness.report.foreground import foreground
     from harness.report.gains import refiner_gains
     from harness.report.order import published_order
@@ -143,8 +149,8 @@ def _tables(found: pd.DataFrame, kind: str, judged: Sequence[Verdict], registry:
         made = sensitivity(found)
     else:
         made = [
-            *comparison(found, registry), *refiner_gains(found, store), *by_size(found, store),
-            *published_order(found, published(registry), store),
+            *comparison(found, registry), *refiner_gains(order), *by_size(found, store),
+            *published_order(order, published(registry)),
         ]  # fmt: skip
     return [*published_tables(judged), *made]
 

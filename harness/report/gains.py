@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Mapping
 
 from harness.report.dataframe import without_verification
-from harness.report.ranking import Ranking, by_table, ranked
+from harness.report.ranking import Ranking, Stand
 from harness.report.tables import Table
 from harness.results.record import Record
-from harness.results.store import Store
 from harness.strict import canonical
 
 _NOTES = [
@@ -17,22 +16,17 @@ _NOTES = [
 ]
 
 
-def refiner_gains(results: pd.DataFrame, store: Store) -> list[Table]:
-    """Return tables of what each refiner adds to each method: of each dataset's last split, per protocol.
+def refiner_gains(rankings: Mapping[Stand, Ranking]) -> list[Table]:
+    """Return tables of what each refiner adds to each method.
 
     Parameters
     ----------
-    results : DataFrame
-        As `load_results` gives it.
-    store : Store
-        Holds the confusion matrices; there is no table where no method has some both with a refiner and without.
+    rankings : mapping
+        As `harness.report.ranking.rankings` gives them; there is no table of one without a method that stands in it
+        both with a refiner and without.
     """
-    tables = []
-    for dataset, split, protocol, rows in by_table(results):
-        if (rows.refine != "none").any():
-            table = _table(f"{dataset} {split}, what refiners add, {protocol}", ranked(rows, split, store))
-            tables += [table] if table.rows else []
-    return tables
+    tables = [_table(stand.title("what refiners add"), ranking) for stand, ranking in rankings.items()]
+    return [table for table in tables if table.rows]
 
 
 def _table(title: str, ranking: Ranking) -> Table:
@@ -51,7 +45,7 @@ def _table(title: str, ranking: Ranking) -> Table:
                 table.rows[-1].append("–")
                 continue
             points, low, high = ranking.differences[own[name], bare]
-            table.rows[-1].append(f"{points:+.1f} [{low:.1f} to {high:.1f}]")
+            table.rows[-1].append(f"{points:+z.1f} [{low:z.1f} to {high:z.1f}]")
             table.sources[row, column] = [ranking.series[place].record["key"] for place in (bare, own[name])]
     return table
 

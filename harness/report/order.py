@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from harness.bootstrap import interval
 from harness.report.published import Score
-from harness.report.ranking import Ranking, by_table, ranked
+from harness.report.ranking import Ranking, Stand
 from harness.report.tables import Table
-from harness.results.store import Store
 
 FEWEST = 4  # methods whose order says anything
 _ORDERS = 10_000
@@ -22,23 +21,20 @@ _NOTES = [
 ]
 
 
-def published_order(results: pd.DataFrame, scores: Sequence[Score], store: Store) -> list[Table]:
-    """Return how well published orders of methods hold: of each dataset's last split, per protocol.
+def published_order(rankings: Mapping[Stand, Ranking], scores: Sequence[Score]) -> list[Table]:
+    """Return how well published orders of methods hold.
 
     Parameters
     ----------
-    results : DataFrame
-        As `load_results` gives it.
+    rankings : mapping
+        As `harness.report.ranking.rankings` gives them; there is no table of one that has fewer than four methods of
+        each published table.
     scores : sequence of Score
-    store : Store
-        Holds the confusion matrices; there is no table where no published one has four methods with some.
     """
     tables = []
-    for dataset, split, protocol, rows in by_table(results):
+    for stand, ranking in rankings.items():
         columns = ["published", "methods", "rank correlation", "by chance", "order there", "order here"]
-        title = f"{dataset} {split}, published orders, {protocol}"
-        table = Table(title, columns, [], notes=list(_NOTES))
-        ranking = ranked(rows[rows.refine == "none"], split, store)
+        table = Table(stand.title("published orders"), columns, [], notes=list(_NOTES))
         for name, there in _published(scores):
             best = _best_of(ranking, there)
             if len(best) >= FEWEST:
@@ -59,11 +55,11 @@ def _published(scores: Sequence[Score]) -> Iterator[tuple[str, dict[str, float]]
 
 
 def _best_of(ranking: Ranking, wanted: dict[str, float]) -> dict[str, int]:
-    """Return where the best of each method stands in the ranking."""
+    """Return where the best of each method stands in the ranking, of what is not refined."""
     best: dict[str, int] = {}
     for place, one in enumerate(ranking.series):
         method = one.record["spec"]["method"]
-        if method in wanted:
+        if method in wanted and one.rows.refine.iloc[0] == "none":
             best.setdefault(method, place)
     return best
 
@@ -77,7 +73,7 @@ def _agreement(ranking: Ranking, best: dict[str, int], there: dict[str, float]) 
     random = np.random.default_rng(0).permuted(np.tile(values, (_ORDERS, 1)), axis=1)
     chance = float((spearman(values, random) >= measured - 1e-9).mean())
     orders = (sorted(best, key=lambda method: -there[method]), list(best))
-    return [f"{measured:.2f} [{low:.2f} to {high:.2f}]", f"{100 * chance:.0f} %", *map(", ".join, orders)]
+    return [f"{measured:z.2f} [{low:z.2f} to {high:z.2f}]", f"{100 * chance:.0f} %", *map(", ".join, orders)]
 
 
 def spearman(first: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -91,25 +92,48 @@ def ranked(rows: pd.DataFrame, split: str, store: Store, without: list[str] | No
     return Ranking(series, [low for low, _ in limits], [high for _, high in limits], differences, drawn)
 
 
-def by_table(results: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
-    """Yield dataset, last split, protocol and rows of what stands in one table, the same masks once."""
+class Stand(NamedTuple):
+    """What stands in one table."""
+
+    dataset: str
+    split: str
+    protocol: str
+
+    def title(self, what: str) -> str:
+        """Return the title of a table of something."""
+        return f"{self.dataset} {self.split}, {what}, {self.protocol}"
+
+
+def _by_table(results: pd.DataFrame) -> Iterator[tuple[Stand, pd.DataFrame]]:
+    """Yield the rows of each table, of its last split, the same masks once."""
     for dataset, rows in once(results[results.split != ""]).groupby("dataset"):
         for protocol, own in by_protocol(rows):
-            yield str(dataset), last_split(rows), protocol, own
+            yield Stand(str(dataset), last_split(rows), protocol), own
 
 
-def against_others(results: pd.DataFrame, store: Store) -> dict[str, list[tuple[str, float, float, float]]]:
+def rankings(results: pd.DataFrame, store: Store) -> dict[Stand, Ranking]:
+    """Return the ranking of each dataset's last split, per protocol.
+
+    Parameters
+    ----------
+    results : DataFrame
+        As `load_results` gives it.
+    store : Store
+    """
+    return {stand: ranked(rows, stand.split, store) for stand, rows in _by_table(results)}
+
+
+def against_others(found: Iterable[Ranking]) -> dict[str, list[tuple[str, float, float, float]]]:
     """Return, for the key of each ranked record, the others of its table: name, difference in points, low, high."""
-    found: dict[str, list[tuple[str, float, float, float]]] = {}
-    for _, split, _, own in by_table(results):
-        ranking = ranked(own, split, store)
-        for one, differences in zip(ranking.series, ranking.differences, strict=True):
-            found[one.record["key"]] = [
-                (other.label, float(points), float(low), float(high))
-                for other, (points, low, high) in zip(ranking.series, differences, strict=True)
-                if other is not one
-            ]
-    return found
+    return {
+        one.record["key"]: [
+            (other.label, float(points), float(low), float(high))
+            for other, (points, low, high) in zip(ranking.series, differences, strict=True)
+            if other is not one
+        ]
+        for ranking in found
+        for one, differences in zip(ranking.series, ranking.differences, strict=True)
+    }
 
 
 def by_size(results: pd.DataFrame, store: Store) -> list[Table]:
@@ -123,10 +147,10 @@ def by_size(results: pd.DataFrame, store: Store) -> list[Table]:
         Holds the confusion matrices; there is no table of fewer than two methods that have some.
     """
     tables = []
-    for dataset, split, protocol, own in by_table(results):
-        series, kept = _kept(own, split, store, [])
+    for stand, rows in _by_table(results):
+        series, kept = _kept(rows, stand.split, store, [])
         if len(series) > 1:
-            tables.append(_size_table(f"{dataset} {split}, by size of region, {protocol}", series, kept))
+            tables.append(_size_table(stand.title("by size of region"), series, kept))
     return tables
 
 
