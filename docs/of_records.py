@@ -1,0 +1,226 @@
+"""What pages show of records: tables, what is not run yet, by how much a step moves a score, and figures."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from harness.protocol import Protocol
+from harness.registry import Registry
+from harness.report.dataframe import load_results, once
+from harness.report.figures import cost_figure, draw_sensitivity, ranking_figure
+from harness.report.figures.series import coloured
+from harness.report.formats import markdown
+from harness.report.gains import refiner_gains
+from harness.report.of_experiment import named
+from harness.report.order import published_order
+from harness.report.published import Score, published
+from harness.report.ranking import Ranking, Stand, by_size, rankings
+from harness.report.sensitivity import sensitivity, shared
+from harness.report.tables import Table, comparison
+from harness.results.store import Store
+from harness.spec import expand, experiment
+
+ROOT = Path(__file__).parent.parent
+COMPARISON = "results/reference/comparison-animals"
+
+
+def tables(folders: str) -> str:
+    """Return the comparison tables of results folders, with the names of the first one's experiment's rows."""
+    registry, found, name = Registry(), _together(folders), _experiment_of(folders)
+    if name in registry.names("experiment"):
+        found = named(found, [experiment(registry, name)], registry)
+    return "\n".join(map(markdown, comparison(found)))
+
+
+def _together(folders: str) -> pd.DataFrame:
+    """Return the results of folders that are joined by +."""
+    return pd.concat([load_results(ROOT / folder) for folder in folders.split("+")], ignore_index=True)
+
+
+def _experiment_of(folders: str) -> str:
+    return Path(folders.partition("+")[0]).name
+
+
+def left(folders: str) -> str:
+    """Return the cells of the first folder's experiment that no folder has a score of, by method."""
+    done = [record["spec"] for record in _together(folders).record]
+    missing: dict[str, list[str]] = {}
+    cells = [
+        cell.spec.model_dump(mode="json")
+        for cell in expand(experiment(Registry(), _experiment_of(folders)).grids, Registry())
+    ]
+    for spec in cells:
+        if not any(_is_of(record, spec) for record in done):
+            refined = "" if spec["protocol"]["refine"] == "none" else f", {spec['protocol']['refine']}"
+            title = f"{spec['backbone'].removeprefix('timm:')}{refined}, seed {spec['seed']}"
+            missing.setdefault(spec["method"], []).append(title)
+    rows = [[f"`{method}`", "; ".join(titles)] for method, titles in missing.items()]
+    count = sum(map(len, missing.values()))
+    lines = (
+        f"{len(cells) - count} of {len(cells)} cells are scored. The others, in the order in which a run takes methods:"
+    )
+    return f"{lines}\n\n{tabulate(rows, ['method', 'not run'], 'pipe')}\n"
+
+
+def _is_of(recorded: dict[str, Any], spec: dict[str, Any]) -> bool:
+    """Return whether a record is of a cell: settings that came later, and what start weights are called, aside."""
+    own, other = (
+        {key: value for key, value in one.items() if key not in ("weights", "params")} for one in (recorded, spec)
+    )
+    return own == other and recorded["params"].items() <= spec["params"].items()
+
+
+def short(folder: str) -> str:
+    """Return a results folder's first table with four columns, no oracle's, and the notes that are of all its rows."""
+    table = comparison(load_results(ROOT / folder))[0]
+    shown = [number for number, name in enumerate(table.columns) if "best threshold" not in name][:4]
+
+    def plain(text: str) -> str:
+        return re.sub(r" \[[a-z,]+\]$", "", text)
+
+    rows = [[plain(row[number]) for number in shown] for row in table.rows]
+    bold = {(row, shown.index(column)) for row, column in table.bold if column in shown}
+    notes = [note for note in table.notes if not note.startswith(("[", "of several", "all methods"))]
+    found = Table(table.title, [plain(table.columns[number]) for number in shown], rows, bold, notes)
+    return markdown(found).partition("\n")[2].lstrip("\n")
+
+
+def sensitivities(folder: str) -> str:
+    """Return the table of what the protocol is worth."""
+    return "\n".join(markdown(table) for table in sensitivity(load_results(ROOT / folder)))
+
+
+def fields(folder: str) -> str:
+    """Return each field of a protocol, what it means, and by how much it moved the held-out score."""
+    rows = shared(load_results(ROOT / folder))
+    rows = rows[rows.split == rows.split.iloc[-1]]
+    base = rows[rows.change == ""].set_index(["model", "seed"]).miou
+    rows = rows.assign(points=[100 * (row.miou - base[row.model, row.seed]) for row in rows.itertuples()])
+    models = sorted(set(rows.model))
+    lines = []
+    for name, meaning in _meanings().items():
+        own = rows[[change.partition("=")[0].partition(".")[0] == name for change in rows.change]]
+        moved = [_range(own[own.model == model].points.tolist()) for model in models]
+        lines.append([f"`{name}`", meaning, *moved])
+    return tabulate(lines, ["field", "meaning", *models], "pipe") + "\n"
+
+
+def steps(folder: str) -> str:
+    """Return by how many points each step of Table 1 moves the held-out score, in the paper and here, seed by seed."""
+    rows = load_results(ROOT / folder)
+    rows = rows[rows.split == "val"]
+    printed = {score.label: score.value for score in published(Registry(), "vit-pcm") if _of_table_1(score)}
+    printed["CAM"] = next(
+        score.value for score in published(Registry(), "vit-pcm")
+        if (score.table.name, score.label, score.network, score.metric) == ("3", "CAM", "ViT-S/16", "miou")
+    )  # fmt: skip
+    lines = []
+    for before, after in pairwise(STEPS):
+        line = [f"{before} → {after}", f"{printed[after] - printed[before]:+.1f}"]
+        for _, own in rows.groupby("protocol"):
+            scores = [own[_is(own, **STEPS[name])].set_index("seed").miou for name in (before, after)]
+            moved = (100 * (scores[1] - scores[0])).sort_index()
+            up = "each seed" if (moved > 0).all() else "in the mean" if moved.mean() > 0 else "no"
+            line += [f"{moved.mean():+.1f} ({', '.join(f'{value:+.1f}' for value in moved)})", up]
+        lines.append(line)
+    names = [column for protocol in sorted(set(rows.protocol)) for column in (f"{protocol} (by seed)", "helps")]
+    return tabulate(lines, ["step", "paper, ViT-S/16 val", *names], "pipe", disable_numparse=True) + "\n"
+
+
+def _of_table_1(score: Score) -> bool:
+    return (score.table.name, score.network, score.heading) == ("1", "ViT-S/16", "val")
+
+
+def _is(rows: pd.DataFrame, method: str, refine: str = "none", **settings: bool) -> pd.Series:
+    right = pd.Series([all(own.get(k) == v for k, v in settings.items()) for own in rows.settings], rows.index)
+    return (rows.method == method) & (rows.refine == refine) & right
+
+
+def printed(paper: list[Score], method: str, table: str) -> str:
+    """Return the first score of a method that a table of the paper prints, before any refiner or of val."""
+    wanted = ("bpm", "train") if table == "A" else ("segmentation", "val")
+    scores = [
+        score.printed for score in paper
+        if (score.table.name, score.method, score.stage, score.split) == (table, method, *wanted)
+    ]  # fmt: skip
+    return scores[0] if scores else "–"
+
+
+def here(own: pd.DataFrame, method: str) -> list[str]:
+    """Return the best score of a method under the comparison's protocol without a refiner, and how long it trained."""
+    rows = own[(own.method == method) & (own.split == "val") & (own.refine == "none")].sort_values("miou")
+    if rows.empty:
+        return ["–", "–"]
+    best = rows.iloc[-1]
+    seconds = sum(stage["seconds"] for stage in best.record["stages"] if stage["stage"] == "fit")
+    return [f"{100 * best.miou:.1f}, {best.timm.partition('.')[0]}", f"{seconds / 60:.0f} min"]
+
+
+def _meanings() -> dict[str, str]:
+    """Return the meaning of each field, from the docstring of `Protocol`."""
+    text = (Protocol.__doc__ or "").partition("----------\n")[2]
+    found = re.findall(r"^    (\w+) : .*\n((?:        .*\n?)*)", text, re.MULTILINE)
+    return {name: " ".join(meaning.split()) for name, meaning in found}
+
+
+def _range(shifts: list[float]) -> str:
+    if not shifts:
+        return "not varied"
+    return f"{min(shifts):+.1f} to {max(shifts):+.1f}" if len(shifts) > 1 else f"{shifts[0]:+.1f}"
+
+
+STEPS: dict[str, dict[str, Any]] = {
+    "CAM": {"method": "cam"},
+    "L_MCE": {"method": "vitpcm", "equivariance": False, "hv_bilstm": False},
+    "L_MCE + L_ET": {"method": "vitpcm", "equivariance": True, "hv_bilstm": False},
+    "L_MCE + L_ET + HV-BiLSTM": {"method": "vitpcm", "equivariance": True, "hv_bilstm": True},
+    "L_MCE + L_ET + HV-BiLSTM + CRF": {
+        "method": "vitpcm", "equivariance": True, "hv_bilstm": True, "refine": "crf:vitpcm",
+    },
+}  # fmt: skip
+
+
+def gains(folder: str) -> str:
+    """Return what each refiner adds to each method."""
+    return _all_of(refiner_gains(_ranked(folder)))
+
+
+def orders(folder: str) -> str:
+    """Return whether methods stand in the order that published tables have them in."""
+    return _all_of(published_order(_ranked(folder), published(Registry())))
+
+
+def sizes(folder: str) -> str:
+    """Return how well regions are found, by their size."""
+    return _all_of(by_size(load_results(ROOT / folder), Store(ROOT / folder)))
+
+
+def _ranked(folder: str) -> Mapping[Stand, Ranking]:
+    return rankings(load_results(ROOT / folder), Store(ROOT / folder))
+
+
+def _all_of(tables: list[Table]) -> str:
+    """Return tables without titles: the page says what they are of."""
+    return "\n".join(markdown(table).partition("\n")[2].lstrip("\n") for table in tables)
+
+
+def draw() -> None:
+    """Draw the figures of pages."""
+    docs, store = ROOT / "docs", Store(ROOT / COMPARISON)
+    draw_sensitivity(shared(load_results(ROOT / "results/reference/sensitivity")), docs / "sensitivity.png")
+    results = load_results(ROOT / COMPARISON)
+    rows = coloured(once(results[results.split == "val"]))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        for drawn in (ranking_figure(rows, store, place / "ranking", "val"), cost_figure(rows, place / "cost", "val")):
+            if drawn.files:
+                shutil.copy(drawn.files[0], docs)
