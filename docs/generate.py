@@ -162,6 +162,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "benchmarks": benchmarks,
     "measured": measured,
     "table": of_records.tables,
+    "unrefined": of_records.unrefined,
     "left": of_records.left,
     "short": of_records.short,
     "sensitivity": of_records.sensitivities,

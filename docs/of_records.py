@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from harness.protocol import Protocol
 from harness.registry import Registry
-from harness.report.dataframe import load_results, once
+from harness.report.dataframe import load_results, once, variant, varying
 from harness.report.figures import cost_figure, draw_sensitivity, ranking_figure
 from harness.report.figures.series import coloured
 from harness.report.formats import markdown
@@ -30,12 +30,22 @@ from harness.results.store import Store
 from harness.spec import expand, experiment
 
 ROOT = Path(__file__).parent.parent
-COMPARISON = "results/reference/comparison-animals"
+COMPARISON = "results/reference/comparison-short"
 
 
 def tables(folders: str) -> str:
     """Return the comparison tables of results folders, with the names of the first one's experiment's rows."""
-    registry, found, name = Registry(), _together(folders), _experiment_of(folders)
+    return _tables(_together(folders), folders)
+
+
+def unrefined(folders: str) -> str:
+    """Return the comparison tables of what has no refiner."""
+    found = _together(folders)
+    return _tables(found[found.refine == "none"], folders)
+
+
+def _tables(found: pd.DataFrame, folders: str) -> str:
+    registry, name = Registry(), _experiment_of(folders)
     if name in registry.names("experiment"):
         found = named(found, [experiment(registry, name)], registry)
     return "\n".join(map(markdown, comparison(found)))
@@ -58,11 +68,17 @@ def left(folders: str) -> str:
         cell.spec.model_dump(mode="json")
         for cell in expand(experiment(Registry(), _experiment_of(folders)).grids, Registry())
     ]
+    changing = {
+        own["method"]: varying(spec["params"] for spec in cells if spec["method"] == own["method"]) for own in cells
+    }
     for spec in cells:
         if not any(_is_of(record, spec) for record in done):
-            refined = "" if spec["protocol"]["refine"] == "none" else f", {spec['protocol']['refine']}"
-            title = f"{spec['backbone'].removeprefix('timm:')}{refined}, seed {spec['seed']}"
-            missing.setdefault(spec["method"], []).append(title)
+            refine = spec["protocol"]["refine"]
+            parts = [
+                spec["backbone"].removeprefix("timm:"), variant(spec["params"], changing[spec["method"]]),
+                refine if refine != "none" else "", f"seed {spec['seed']}",
+            ]  # fmt: skip
+            missing.setdefault(spec["method"], []).append(", ".join(filter(None, parts)))
     rows = [[f"`{method}`", "; ".join(titles)] for method, titles in missing.items()]
     count = sum(map(len, missing.values()))
     lines = (

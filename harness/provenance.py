@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_ABSOLUTE = re.compile(r"(^|=)/(?:.*/)?([^/]+)/?$")
+_ABSOLUTE = re.compile(r"(^|=|,)/(?:.*?/)?([^/]+?)/?(?=$|,[^/,]*=|,/)")  # of several, each
 _PLAIN = re.compile(r"[\w@%+=:,./…-]+")  # words that a shell takes as they are
 _PACKAGES = (
     "wsss-harness", "torch", "torchvision", "timm", "numpy", "pillow", "ray", "pydensecrf2", "pydensecrf",

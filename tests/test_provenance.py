@@ -11,6 +11,9 @@ from harness import provenance
         (["run", "--root", "/data/me/voc/"], "harness run --root …/voc"),
         (["run", "--weights=/data/me/w.pt", "--results", "results"], "harness run --weights=…/w.pt --results results"),
         (["run", "--set", "external.folder=/home/me/masks"], "harness run --set external.folder=…/masks"),
+        (["run", "--weights", "a=/me/w.pt,timm:b=/me/v.pt"], "harness run --weights a=…/w.pt,timm:b=…/v.pt"),
+        (["report", "--results", "/home/me,you/secret/r"], "harness report --results …/r"),
+        (["run", "--plugins", "/home/me/a.py,/home/me/b.py"], "harness run --plugins …/a.py,…/b.py"),
         (["run", "--set", "cam.lr=1e-4", "--backbones", "timm:a"], "harness run --set cam.lr=1e-4 --backbones timm:a"),
     ],
 )  # fmt: skip

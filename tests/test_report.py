@@ -216,3 +216,16 @@ def test_nothing_done_is_no_table(empty: list[dict[str, Any]]) -> None:
 
 def test_footnotes_go_on_after_z() -> None:
     assert [mark(number) for number in (0, 25, 26, 51, 52, 26 + 26**2)] == ["a", "z", "aa", "az", "ba", "aaa"]
+
+
+def test_a_refiner_is_called_by_its_name_and_its_settings_are_a_note() -> None:
+    """Unless two of them differ in settings only."""
+    settings = {"epochs": 8, "crop": 224}
+    irn = record("cam", 0.5, refine="irn")
+    irn["spec"]["refiner"] = settings
+    (table,) = comparison(frame([record("cam", 0.4), irn]))
+    assert "val +irn [a]" in table.columns
+    assert "[a] irn with epochs=8, crop=224" in table.notes
+    (both,) = comparison(frame([record("cam", 0.4), irn, record("cam", 0.6, refine="irn")]))
+    assert {"val +irn", "val +irn(epochs=8, crop=224)"} < set(both.columns)
+    assert "irn with" not in " ".join(both.notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.report.dataframe import without_verification
+from harness.report.notes import Marks, refiner_notes, refiner_words
 from harness.report.ranking import Ranking, Stand
 from harness.report.tables import Table
 from harness.results.record import Record
@@ -36,7 +37,9 @@ def _table(title: str, ranking: Ranking) -> Table:
         pairs.setdefault(_maps(one.record), {})[refiners[place]] = place
     known = [own for own in pairs.values() if "none" in own and len(own) > 1]
     columns = list(dict.fromkeys(name for name in refiners if name != "none" and any(name in own for own in known)))
-    table = Table(title, ["method", *columns], [], notes=list(_NOTES))
+    words, marks = refiner_words(columns), Marks()
+    headings = [words[name] + marks.of(refiner_notes(name, words[name])) for name in columns]
+    table = Table(title, ["method", *headings], [], notes=[*_NOTES, *marks.notes])
     for row, own in enumerate(known):
         bare = own["none"]
         table.rows.append([ranking.series[bare].label])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from string import ascii_lowercase
 from typing import Any
 
@@ -75,6 +77,17 @@ def mark(number: int) -> str:
     """Return the mark of a footnote, counted from 0: a to z, then aa, ab and so on."""
     before, last = divmod(number, len(ascii_lowercase))
     return (mark(before - 1) if before else "") + ascii_lowercase[last]
+
+
+def refiner_words(names: Iterable[str]) -> dict[str, str]:
+    """Return what refiners are called where they stand together: without settings, unless two differ in these only."""
+    several = Counter(name.partition("(")[0] for name in set(names))
+    return {name: word if several[word := name.partition("(")[0]] == 1 else name for name in names}
+
+
+def refiner_notes(name: str, word: str) -> list[str]:
+    """Return the settings of a refiner, where it is called by a word without them, as footnotes."""
+    return [f"{word} with {name.removeprefix(word)[1:-1]}"] if word != name else []
 
 
 def forbidden(record: Record) -> list[str]:

@@ -14,7 +14,7 @@ import pandas as pd
 from harness.protocol import VERIFICATION
 from harness.registry import Registry
 from harness.report.dataframe import once, variant, varying
-from harness.report.notes import Marks, forbidden, protocol_name, protocol_notes
+from harness.report.notes import Marks, forbidden, protocol_name, protocol_notes, refiner_notes, refiner_words
 from harness.report.verifiers import ignored_notes, start_notes, verifier_names
 from harness.results.record import Record
 from harness.strict import canonical
@@ -65,12 +65,12 @@ class _Score(NamedTuple):
     metric: str = "miou"
     verify: str = "none"
 
-    @property
-    def heading(self) -> str:
+    def heading(self, refiner: str) -> str:
+        """Return what stands over its column, given what its refiner is called there."""
         if self.verify != "none":
-            refined = f"+{self.refine} " if self.refine != "none" else ""
+            refined = f"+{refiner} " if self.refine != "none" else ""
             return f"{self.split} {refined}{self.verify}"
-        return f"{self.split} +{self.refine}" if self.refine != "none" else f"{self.split} {_METRICS[self.metric]}"
+        return f"{self.split} +{refiner}" if self.refine != "none" else f"{self.split} {_METRICS[self.metric]}"
 
 
 @dataclass
@@ -153,10 +153,15 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
     scores = _scores(group, splits)
     rows = sorted(_configurations(group), key=lambda row: (row.is_bound, -row.mean(scores[0])))
     marks = Marks()
+    words = refiner_words(["none", *group.refine])
     headings = [
-        score.heading + marks.of([*start_notes(group, score.verify), *([_ORACLE] if score.metric == "best" else [])])
+        score.heading(words[score.refine])
+        + marks.of([
+            *start_notes(group, score.verify), *([_ORACLE] if score.metric == "best" else []),
+            *refiner_notes(score.refine, words[score.refine]),
+        ])
         for score in scores
-    ]
+    ]  # fmt: skip
     names = [row.name or row.method for row in rows]
     settings = ["" if row.name else row.variant for row in rows]
     cells = []

@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.report.dataframe import variant, varying
 from harness.report.figures.canvas import COLOURS, LeftOut
-from harness.report.notes import protocol_name
+from harness.report.notes import protocol_name, refiner_words
 from harness.results.record import Record
 from harness.strict import canonical
 
@@ -69,7 +69,7 @@ def scored(results: pd.DataFrame, split: str) -> list[Series]:
     if len(set(protocols)) > 1:
         shown.add("protocol")
     by_name = len(set(protocols)) == rows.protocol.nunique()  # names tell them apart
-    found = []
+    refiners, found = refiner_words(rows.refine), []
     for _, same in rows.groupby([_but_the_seed(record) for record in rows.record], sort=True):
         first = same.iloc[0]
         parts = [
@@ -79,7 +79,7 @@ def scored(results: pd.DataFrame, split: str) -> list[Series]:
             f"from {first.weights}" if "weights" in shown and first.weights != "none" else "",
             f"of {first.limit or 'all'} images" if "limit" in shown else "",
             (first.protocol if by_name else _protocol(first.record)) if "protocol" in shown else "",
-            f"+{first.refine}" if first.refine != "none" else "",
+            f"+{refiners[first.refine]}" if first.refine != "none" else "",
         ]
         found.append(Series(" ".join(filter(None, parts)), same.sort_values("seed")))
     return sorted(_told_apart(found), key=lambda one: (one.sees_masks, -np.nan_to_num(one.miou), one.label))
