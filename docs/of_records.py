@@ -234,7 +234,7 @@ def draw() -> None:
     docs, store = ROOT / "docs", Store(ROOT / COMPARISON)
     draw_sensitivity(shared(load_results(ROOT / "results/reference/sensitivity")), docs / "sensitivity.png")
     results = load_results(ROOT / COMPARISON)
-    rows = coloured(once(results[results.split == "val"]))
+    rows = coloured(once(results[(results.split == "val") & (results.refine == "none")]))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for drawn in (ranking_figure(rows, store, place / "ranking", "val"), cost_figure(rows, place / "cost", "val")):

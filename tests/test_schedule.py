@@ -27,165 +27,7 @@ from harness.stages import Node
 from harness.stages.score import read_scores
 from harness.stages.select import exhausted
 
-PLUGIN = '''
-import os, torch
-from harness import Method, Params, Phase, TrainParams
-
-class Base(Method):
-    families = ()
-    output = "probability"
-    background = True
-    supervision = ()
-    Params = Params
-
-    def build(self, backbone, num_classes):
-        self.num_classes = num_classes
-        return torch.nn.Linear(1, num_classes)
-
-    def fit(self, model, data, session):
-        pass
-
-    def score(self, model, images, labels):
-        return torch.full((len(images), model.out_features, 2, 2), 0.2)
-
-class Good(Base):
-    """Works."""
-    name = "good"
-
-class Raises(Base):
-    """Raises."""
-    name = "raises"
-    def fit(self, model, data, session):
-        print("about to fail")
-        raise RuntimeError("no luck\\nat all")
-
-class Exits(Base):
-    """Ends its process."""
-    name = "exits"
-    def fit(self, model, data, session):
-        os._exit(3)
-
-class Quits(Base):
-    """Ends its process as Python ends one."""
-    name = "quits"
-    def fit(self, model, data, session):
-        raise SystemExit(3)
-
-class Unsure(Base):
-    """Raises before anything is planned."""
-    name = "unsure"
-    @classmethod
-    def skip(cls, spec):
-        raise KeyError("which")
-
-class Floods(Base):
-    """Prints without end, from Python and from below, and then raises."""
-    name = "floods"
-    def fit(self, model, data, session):
-        for number in range(60):
-            print("x" * 999 + "\\n", end="" if number % 2 else "y\\n" * 9 ** 5)
-            os.write(1, b"z" * (1 << 20) + b"\\n")
-        raise RuntimeError("enough")
-
-class Grows(Base):
-    """Takes more and more memory."""
-    name = "grows"
-    def fit(self, model, data, session):
-        kept = []
-        while True:
-            kept.append(bytearray(os.urandom(1 << 20) * 8))
-
-class Negative(Base):
-    """Returns what the contract forbids."""
-    name = "negative"
-    def score(self, model, images, labels):
-        return super().score(model, images, labels) - 1
-
-class Strided(Base):
-    """Returns maps whose memory is in another order."""
-    name = "strided"
-    def score(self, model, images, labels):
-        rows = torch.arange(2.0).view(1, 2, 1, 1).expand(len(images), 2, 3, self.num_classes)
-        return rows.permute(0, 3, 1, 2)
-
-class Hostile(Base):
-    """Looks for ground truth, or a way to it, wherever it can reach while it fits."""
-    name = "hostile"
-    def fit(self, model, data, session):
-        import gc, sys
-        from harness.data.base import Dataset
-        seen, found, todo = set(), [], [self, model, data, session, dict(os.environ), sys.argv]
-        frame = sys._getframe()
-        while frame:
-            todo += [frame.f_locals, frame.f_globals]
-            frame = frame.f_back
-        todo += gc.get_objects()
-        while todo:
-            thing = todo.pop()
-            if id(thing) in seen or thing is seen or thing is todo:
-                continue
-            seen.add(id(thing))
-            if isinstance(thing, Dataset):
-                found.append(f"a dataset: {thing!r}")
-            elif isinstance(thing, (str, bytes, os.PathLike)):
-                text = str(thing)
-                if len(text) < 500 and "/".join(["SegmentationClass", ""]) in text:
-                    found.append(text)
-                elif text.rstrip("/").endswith("/" + "-".join(["toy", "1"])):
-                    found.append(f"a dataset folder: {text}")
-            elif isinstance(thing, dict):
-                todo += [*thing.keys(), *thing.values()]
-            elif isinstance(thing, (list, tuple, set)):
-                todo += list(thing)
-            elif str(type(thing).__module__).startswith("harness"):
-                todo += list(getattr(thing, "__dict__", {}).values())
-        print(len(seen), "objects looked at")
-        if found:
-            raise RuntimeError("reached " + "; ".join(sorted(set(found)))[:300])
-
-class Late(Base):
-    """Says background in its second epoch, and a class in every other."""
-    name = "late"
-    families = ("vit",)
-    predicts_presence = True
-    Params = TrainParams
-    def build(self, backbone, num_classes):
-        model = torch.nn.Linear(1, num_classes)
-        torch.nn.init.zeros_(model.bias)
-        return model
-    def phases(self, model):
-        return [Phase(self.params.epochs, [{"params": [model.bias], "lr": 1.0}], "SGD")]
-    def fit(self, model, data, session):
-        Method.fit(self, model, data, session)
-    def training_step(self, model, batch, step):
-        return {"count": -model.bias[0]}
-    def score(self, model, images, labels):
-        maps = torch.full((len(images), model.out_features, 2, 2), 0.2)
-        maps[:, 0 if model.bias[0] == 2 else 1] = 0.9
-        return maps, torch.ones(len(images), model.out_features - 1)
-
-class Hangs(Base):
-    """Never ends."""
-    name = "hangs"
-    def fit(self, model, data, session):
-        import time
-        while True:
-            time.sleep(1)
-
-class Large(Base):
-    """Has memory for one image at a time."""
-    name = "large"
-    def score(self, model, images, labels):
-        if len(images) > 1:
-            raise torch.OutOfMemoryError("out of memory")
-        return super().score(model, images, labels)
-
-class Memory(Base):
-    """Runs out of memory."""
-    name = "memory"
-    def fit(self, model, data, session):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-'''
+FAULTY = Path(__file__).parent / "faulty_methods.py"
 
 
 class Notes:
@@ -218,8 +60,6 @@ Execute = Callable[..., tuple[Notes, Plan, Store]]
 
 @pytest.fixture
 def execute(tmp_path: Path, toy: Path, ray_once: None) -> Execute:
-    (tmp_path / "plugin.py").write_text(PLUGIN)
-
     def run(
         methods: str,
         plugins: bool = True,
@@ -227,7 +67,7 @@ def execute(tmp_path: Path, toy: Path, ray_once: None) -> Execute:
         view: Notes | None = None,
         **options: Any,
     ) -> tuple[Notes, Plan, Store]:
-        registry = Registry([str(tmp_path / "plugin.py")] if plugins else [])
+        registry = Registry([str(FAULTY)] if plugins else [])
         results = tmp_path / "results"
         store = Store(results, create=True)
         grid = Grid(methods=methods, backbones="timm:test_vit", limit=4, set=settings or {})  # type: ignore[arg-type]
@@ -292,7 +132,7 @@ def test_a_stage_that_takes_more_memory_than_it_may_ends_as_oom_of_its_own_cell(
     record = notes.records["grows"]
     assert record["status"] == "oom"
     assert re.fullmatch(r"Out of memory: it held 1\.\d GiB, and was allowed 1\.0", record["reason"])
-    assert "plugin.py" in record["tail"]  # where it was
+    assert "faulty_methods.py" in record["tail"]  # where it was
     assert notes.begun.count("fit grows s0") == 1
     assert notes.records["good"]["status"] == "done"
 
@@ -316,7 +156,7 @@ def test_a_stage_that_hangs_is_killed_at_its_limit_and_the_rest_goes_on(execute:
     assert notes.records["hangs"]["status"] == "timeout"
     assert notes.records["hangs"]["reason"] == "longer than its limit of 3 s"
     assert notes.records["hangs"]["failed_stage"] == "fit"
-    assert "plugin.py" in notes.records["hangs"]["tail"]  # where it was
+    assert "faulty_methods.py" in notes.records["hangs"]["tail"]  # where it was
     assert notes.records["good"]["status"] == "done"
     assert not list((store.root / "leases").glob("*.json"))
 
