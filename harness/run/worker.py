@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
+import json
 import os
 import resource
 import shutil
@@ -19,6 +20,7 @@ from typing import IO, Any
 from harness import provenance, stages
 from harness.errors import HarnessError
 from harness.file_setting import learn_places
+from harness.files import write_atomic
 from harness.precision import set_precision
 from harness.results.store import LOG, Store, UnusableArtefactError
 from harness.run.watchdog import guarded, spare
@@ -26,6 +28,7 @@ from harness.stages import Locations, Node, Task
 
 TAIL_LINES = 20
 TAIL_COLUMNS = 500
+_CLOCK = "clock.json"  # seconds of earlier attempts, and when the last one began
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def run_node(
         task = Task(node, locations, device, workers, work, room)
         shutil.rmtree(task.out, ignore_errors=True)
         task.out.mkdir()
-        started = time.monotonic()
+        before, started = seconds_before(work), time.monotonic()
         try:
             with guarded(log, memory_gb), _output_to(log):
                 _prepare(device, threads, getattr(node.config, "precision", "fp32"))
@@ -97,7 +100,7 @@ def run_node(
                 **task.facts,
                 "config": node.config.model_dump(mode="json"),
                 "parents": node.parents,
-                "seconds": round(time.monotonic() - started, 3),
+                "seconds": round(before + time.monotonic() - started, 3),
                 "memory_mb": _peak_memory(device),
                 "device": provenance.device_name(device),
                 "threads": threads,
@@ -112,6 +115,24 @@ def run_node(
             faulthandler.cancel_dump_traceback_later()
         shutil.rmtree(work, ignore_errors=True)
     return Outcome("done")
+
+
+def seconds_before(work: Path) -> float:
+    """Return how long earlier attempts at a stage took, up to the last that they left to go on from, and time this one.
+
+    Parameters
+    ----------
+    work : Path
+        Of the stage; what is gone on from lies in folders in it.
+    """
+    clock = work / _CLOCK
+    total = 0.0
+    if clock.exists():
+        total, began = json.loads(clock.read_text("utf-8"))
+        left = [path.stat().st_mtime for path in work.glob("*/**/*") if path.is_file()]
+        total += max(0.0, max(left, default=began) - began)
+    write_atomic(clock, json.dumps([total, time.time()]))
+    return float(total)
 
 
 def _explain(error: BaseException, log: Path) -> Outcome:

@@ -42,8 +42,15 @@ def test_kill_in_the_middle_of_fit_then_the_same_command(tmp_path: Path, undistu
     wait_for_orphans(results)
     assert not list(results.glob("records/*.json"))
     assert not list(results.glob("artefacts/fit/*"))
+    (checkpoint,) = results.glob("work/*/training/checkpoint.pt")
+    clock = checkpoint.parent.parent / "clock.json"
+    lost = 1000.0  # seconds, more than all of it takes: the first attempt is made to have begun so much earlier
+    clock.write_text(json.dumps([0.0, checkpoint.stat().st_mtime - lost]))
     finish(tmp_path)
     assert outcome(results) == undisturbed
+    (record,) = (json.loads(path.read_text("utf-8")) for path in results.glob("records/*.json"))
+    (fit,) = (stage for stage in record["stages"] if stage["stage"] == "fit")
+    assert lost < fit["seconds"] < 2 * lost
     assert not list((results / "work").iterdir())
     assert not list((results / "leases").glob("*.json"))
 
