@@ -74,7 +74,7 @@ def scored(results: pd.DataFrame, split: str) -> list[Series]:
         first = same.iloc[0]
         parts = [
             first["name"] or first.method,
-            first.backbone if "backbone" in shown and first.backbone != "none" else "",
+            first.backbone.removeprefix("timm:") if "backbone" in shown and first.backbone != "none" else "",
             "" if first["name"] else variant(first.settings, changing[first.method]),
             f"from {first.weights}" if "weights" in shown and first.weights != "none" else "",
             f"of {first.limit or 'all'} images" if "limit" in shown else "",
