@@ -170,6 +170,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "presets": presets,
     "plugins": plugins,
     "steps": of_records.steps,
+    "changes": of_records.changes,
     "gains": of_records.gains,
     "orders": of_records.orders,
     "sizes": of_records.sizes,

@@ -139,24 +139,63 @@ def steps(folder: str) -> str:
         score.value for score in published(Registry(), "vit-pcm")
         if (score.table.name, score.label, score.network, score.metric) == ("3", "CAM", "ViT-S/16", "miou")
     )  # fmt: skip
+    whole = {
+        name: own for name, own in rows.groupby("protocol") if all(_is(own, **step).any() for step in STEPS.values())
+    }
     lines = []
     for before, after in pairwise(STEPS):
         line = [f"{before} → {after}", f"{printed[after] - printed[before]:+.1f}"]
-        for _, own in rows.groupby("protocol"):
-            scores = [own[_is(own, **STEPS[name])].set_index("seed").miou for name in (before, after)]
-            moved = (100 * (scores[1] - scores[0])).sort_index()
+        for own in whole.values():
+            moved = _moved(*(own[_is(own, **STEPS[name])] for name in (before, after)))
             up = "each seed" if (moved > 0).all() else "in the mean" if moved.mean() > 0 else "no"
-            line += [f"{moved.mean():+.1f} ({', '.join(f'{value:+.1f}' for value in moved)})", up]
+            line += [_by_seed(moved), up]
         lines.append(line)
-    names = [column for protocol in sorted(set(rows.protocol)) for column in (f"{protocol} (by seed)", "helps")]
+    names = [column for protocol in whole for column in (f"{protocol} (by seed)", "helps")]
     return tabulate(lines, ["step", "paper, ViT-S/16 val", *names], "pipe", disable_numparse=True) + "\n"
+
+
+def changes(folders: str) -> str:
+    """Return by how many points the corrected background, CRF and dropout of ViT-PCM move the held-out score."""
+    folder, former = folders.split("+")
+    now, then = (rows[rows.split == "val"] for rows in map(load_results, (ROOT / folder, ROOT / former)))
+    whole = STEPS["L_MCE + L_ET + HV-BiLSTM"]
+    ours = now[now.protocol == "vitpcm"]
+    trained = {"epochs": 8, **whole}
+    pairs = {
+        "an image without background pixels gets none": [
+            rows[_is(rows, **whole)] for rows in (now[now.protocol == "vitpcm-1"], ours)
+        ],
+        "maps for the CRF enlarged by half-pixel centres, not by corners": [
+            ours[_is(ours, **(whole | {"refine": refine}))] for refine in (CORNERS, "crf:vitpcm")
+        ],
+        "dropout of the LSTM's inputs drawn at each step": [
+            rows[_is(rows, **trained)] for rows in (then[then.protocol == "strict"], now[now.protocol == "strict"])
+        ],
+    }
+    lines = []
+    for name, (before, after) in pairs.items():
+        moved = _moved(before, after)
+        scores = [own.set_index("seed").miou[moved.index] for own in (before, after)]
+        shown = [", ".join(f"{100 * value:.1f}" for value in own) for own in scores]
+        lines.append([name, ", ".join(map(str, moved.index)), *shown, _by_seed(moved)])
+    names = ["change", "seeds", "before", "after", "points (by seed)"]
+    return tabulate(lines, names, "pipe", disable_numparse=True) + "\n"
+
+
+def _moved(before: pd.DataFrame, after: pd.DataFrame) -> pd.Series:
+    """Return by how many points each seed that both have moved."""
+    return (100 * (after.set_index("seed").miou - before.set_index("seed").miou)).dropna().sort_index()
+
+
+def _by_seed(moved: pd.Series) -> str:
+    return f"{moved.mean():+.1f} ({', '.join(f'{value:+.1f}' for value in moved)})"
 
 
 def _of_table_1(score: Score) -> bool:
     return (score.table.name, score.network, score.heading) == ("1", "ViT-S/16", "val")
 
 
-def _is(rows: pd.DataFrame, method: str, refine: str = "none", **settings: bool) -> pd.Series:
+def _is(rows: pd.DataFrame, method: str, refine: str = "none", **settings: float) -> pd.Series:
     right = pd.Series([all(own.get(k) == v for k, v in settings.items()) for own in rows.settings], rows.index)
     return (rows.method == method) & (rows.refine == refine) & right
 
@@ -194,6 +233,7 @@ def _range(shifts: list[float]) -> str:
     return f"{min(shifts):+.1f} to {max(shifts):+.1f}" if len(shifts) > 1 else f"{shifts[0]:+.1f}"
 
 
+CORNERS = "crf:vitpcm(align_corners=True)"
 STEPS: dict[str, dict[str, Any]] = {
     "CAM": {"method": "cam"},
     "L_MCE": {"method": "vitpcm", "equivariance": False, "hv_bilstm": False},
