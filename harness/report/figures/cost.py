@@ -47,7 +47,9 @@ def cost_figure(results: pd.DataFrame, path: Path, split: str) -> Drawn:
     devices = {one.label: _devices(one.record) for one in found}
     most = pd.Series([name for name in devices.values() if name], dtype=str).mode()
     device = most.iloc[0] if len(most) else ""
-    caption = f"minutes of all trainings behind a score, on {device}, against mIoU on {split}; of first seeds"
+    caption = (
+        f"minutes of all trainings behind the first seed, on {device}, against mIoU on {split}, the mean over seeds"
+    )
     left.add("no training", *(label for label, seconds in costs.items() if not seconds))
     left.add("on another device", *(label for label, name in devices.items() if name not in ("", device)))
     shown = [one for one in found if costs[one.label] and devices[one.label] == device]
@@ -58,7 +60,7 @@ def cost_figure(results: pd.DataFrame, path: Path, split: str) -> Drawn:
     points = []
     for one in shown:
         colour = COLOURS[one.preferred]
-        points.append(Named(one.label, costs[one.label] / 60, 100 * float(one.rows.miou.iloc[0]), colour))
+        points.append(Named(one.label, costs[one.label] / 60, 100 * one.miou, colour))
         axis.plot(points[-1].x, points[-1].y, "o", color=colour, markersize=5)
     logarithmic(axis, [point.x for point in points])
     axis.margins(y=0.1)
