@@ -109,12 +109,14 @@ def test_a_record_is_set_against_the_others_of_its_table(store: Store) -> None:
 
 
 def test_a_refiner_is_set_against_the_same_maps_without_it(store: Store) -> None:
-    """What a method has with a refiner only, or without one only, gains nothing."""
+    """What a method has with a refiner only, without one only, or with one of another seed, gains nothing."""
     add(store, "cam", WORSE)
     add(store, "cam", GOOD, refine="crf")
     add(store, "cam", WORSE, refine="pamr")
     add(store, "seam", WORSE)
     add(store, "sipe", GOOD, refine="crf")
+    add(store, "ppc", WORSE)
+    add(store, "ppc", GOOD, seed=1, refine="crf")
     results = load_results(store.root)
     (table,) = refiner_gains(rankings(results, store))
     miou = {row.refine: 100 * row.miou for row in results.itertuples() if row.method == "cam"}

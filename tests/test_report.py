@@ -209,6 +209,29 @@ def test_sensitivity_takes_differences_seed_by_seed_and_only_within_a_training()
     assert any("8.0 points are protocol" in note for note in table.notes)
 
 
+def test_a_score_of_fewer_seeds_than_its_neighbours_says_so() -> None:
+    rows = [record("cam", miou, seed) for seed, miou in enumerate((0.3, 0.4, 0.5))]
+    rows += [record("cam", 0.36, 1, refine="crf:irn"), record("vitpcm", 0.6), record("vitpcm", 0.62, refine="crf:irn")]
+    (table,) = comparison(frame(rows))
+    assert cell(table, "cam", "val mIoU") == "40.0 ± 10.0 [38.0–43.0]"
+    assert cell(table, "cam", "val +crf:irn") == "36.0 [34.0–39.0] [a]"
+    assert "[a] of seed 1 only" in table.notes
+    assert cell(table, "vitpcm", "val +crf:irn") == "62.0 [60.0–65.0]"
+    (moved,) = sensitivity(frame([*rows[:4], record("cam", 0.2, 0, flip="mean"), record("cam", 0.4, 2, flip="mean")]))
+    found = {row[0]: row[moved.columns.index("cam vit_s16 val")] for row in moved.rows}
+    assert found == {
+        "protocol strict": "40.0", "flip=mean": "30.0 (-10.0) [a]", "refine=crf:irn": "36.0 (-4.0) [b]",
+    }  # fmt: skip
+    assert moved.notes[-2:] == ["[a] of seeds 0,2 only", "[b] of seed 1 only"]
+
+
+def test_what_was_changed_of_every_protocol_is_no_part_of_the_sensitivity_to_it() -> None:
+    rows = [record("cam", miou, size=448, **changed) for miou, changed in ((0.3, {}), (0.4, {"flip": "mean"}))]
+    (table,) = sensitivity(frame(rows))
+    assert [row[0] for row in table.rows] == ["protocol strict", "flip=mean"]
+    assert "all with size=448" in table.notes
+
+
 @pytest.mark.parametrize("empty", [[], [{**record("cam", 0.4), "status": "skipped", "reason": "no"}]])
 def test_nothing_done_is_no_table(empty: list[dict[str, Any]]) -> None:
     assert comparison(frame(empty)) == []

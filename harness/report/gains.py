@@ -13,7 +13,7 @@ from harness.strict import canonical
 
 _NOTES = [
     "points of mIoU that a refiner adds to the masks without it, and the 95 % interval of that over the same images",
-    "of the first seed of each method",
+    "of the first seed of each method, which is the same with a refiner and without",
 ]
 
 
@@ -54,8 +54,8 @@ def _table(title: str, ranking: Ranking) -> Table:
 
 
 def _maps(record: Record) -> str:
-    """Return what distinguishes maps of classes: all of a cell but its refiner, its seed and its verification."""
+    """Return what distinguishes maps of classes: all of a cell but its refiner and its verification."""
     spec = without_verification(record["spec"])
     protocol = {key: value for key, value in spec["protocol"].items() if key != "refine"}
-    kept = {key: value for key, value in spec.items() if key not in ("seed", "refiner", "protocol")}
+    kept = {key: value for key, value in spec.items() if key not in ("refiner", "protocol")}
     return canonical([kept, protocol, record["weights"]])

@@ -90,6 +90,19 @@ def refiner_notes(name: str, word: str) -> list[str]:
     return [f"{word} with {name.removeprefix(word)[1:-1]}"] if word != name else []
 
 
+def seed_notes(seeds: Iterable[int], expected: Iterable[int]) -> list[str]:
+    """Return the seeds of a score that stands beside scores of more of them, as footnotes."""
+    own = set(seeds)
+    if not own or own >= set(expected):
+        return []
+    return [f"of seed{'s' if len(own) > 1 else ''} {seeds_text(own)} only"]
+
+
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Return seeds as a person writes them."""
+    return ",".join(str(seed) for seed in sorted(set(seeds)))
+
+
 def forbidden(record: Record) -> list[str]:
     """Return the uses of ground truth beyond the image labels of training splits, as footnotes."""
     uses: dict[tuple[str, str], list[str]] = {}
@@ -101,6 +114,14 @@ def forbidden(record: Record) -> list[str]:
 
 def protocol_name(record: Record) -> str:
     """Return a protocol's name with what was changed of it."""
+    version = record["spec"]["protocol"].get("version", 1)
+    name = f"protocol {record['spec']['protocol']['name']}" + (f", version {version}" if version > 1 else "")
+    changes = protocol_changes(record)
+    return f"{name} with {', '.join(changes)}" if changes else name
+
+
+def protocol_changes(record: Record) -> list[str]:
+    """Return what was changed of a protocol, but for its verifier."""
     changes = []
     for key in sorted(record["origins"]):
         if key.startswith("protocol.") and key.split(".")[1] not in VERIFICATION:
@@ -108,9 +129,7 @@ def protocol_name(record: Record) -> str:
             for part in key.split(".")[1:]:
                 value = value[part]
             changes.append(f"{key.removeprefix('protocol.')}={as_text(value)}")
-    version = record["spec"]["protocol"].get("version", 1)
-    name = f"protocol {record['spec']['protocol']['name']}" + (f", version {version}" if version > 1 else "")
-    return f"{name} with {', '.join(changes)}" if changes else name
+    return changes
 
 
 def as_text(value: Any) -> str:

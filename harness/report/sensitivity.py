@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
-from harness.report.dataframe import once
-from harness.report.notes import Marks, forbidden, protocol_name
+from harness.report.dataframe import once, variant, varying
+from harness.report.notes import Marks, forbidden, protocol_changes, protocol_name, seed_notes, seeds_text
 from harness.report.tables import Table
 from harness.results.record import Record
 
@@ -26,19 +26,31 @@ def shared(results: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        As `load_results` gives it, with `change`: in what the protocol differs, empty for `strict` itself; and `model`:
-        method and backbone.
+        As `load_results` gives it, with `change`: in what the protocol differs, but for what was changed in all of a
+        dataset (`common`), empty for `strict` itself; and `model`: method, backbone and settings that tell it apart.
     """
     done = once(results[results.status == "done"]).copy()
     done["fit"] = [record["artefacts"]["fit"] for record in done.record]
-    done["change"] = [_change(record) for record in done.record]
-    done["model"] = done.method + " " + done.backbone
-    done = done[done.fit.isin(done[done.change == ""].fit)]
-    return done[done.groupby("fit").key.transform("nunique") > 1]
+    done = done[done.groupby("fit").key.transform("nunique") > 1]
+    all_of = {dataset: common(rows.record) for dataset, rows in done.groupby("dataset")}
+    done["change"] = [_change(row.record, all_of[row.dataset]) for row in done.itertuples()]
+    apart = {method: varying(rows.settings) for method, rows in done.groupby("method")}
+    done["model"] = [
+        " ".join(filter(None, [row.method, row.backbone, variant(row.settings, apart[row.method])]))
+        for row in done.itertuples()
+    ]
+    return done[done.fit.isin(done[done.change == ""].fit)]
+
+
+def common(records: Iterable[Record]) -> list[str]:
+    """Return what was changed of the protocol of every record."""
+    first, *others = ([*protocol_changes(record)] for record in records)
+    return [change for change in first if all(change in own for own in others)]
 
 
 def _table(dataset: str, group: pd.DataFrame) -> Table:
     changes = sorted(dict.fromkeys(group.change), key=order)
+    seeds = set(group.seed)
     columns: dict[str, dict[str, str]] = {}
     spreads = []
     for (model, split), rows in group.groupby(["model", "split"], sort=False):
@@ -54,20 +66,24 @@ def _table(dataset: str, group: pd.DataFrame) -> Table:
         table.rows.append([name, *(column[change] for column in columns.values())])
         for number, name in enumerate(columns, 1):
             same = group[(group.change == change) & (group.model + " " + group.split == name)]
+            table.rows[-1][number] += marks.of(seed_notes(same.seed, seeds))
             table.sources[len(table.rows) - 1, number] = list(same.key)
-    seeds = ", ".join(str(seed) for seed in sorted(set(group.seed)))
-    about = f"mIoU, mean over seeds {seeds}; in brackets the difference from protocol {BASE}"
-    table.notes = [about, *spreads, *marks.notes]
+    about = f"mIoU, mean over seeds {seeds_text(seeds)}; in brackets the difference from protocol {BASE}"
+    shown = common(group.record)
+    table.notes = [about, *([f"all with {', '.join(shown)}"] if shown else []), *spreads, *marks.notes]
     return table
 
 
-def _change(record: Record) -> str:
+def _change(record: Record, everywhere: list[str]) -> str:
     """Return in what a record's protocol differs from `strict`; empty for `strict` itself."""
     protocol = record["spec"]["protocol"]
-    name = protocol_name(record)
-    if protocol["refine"] != "none" and "refine=" not in name:
-        name += f"{', ' if ' with ' in name else ' with '}refine={protocol['refine']}"
-    return re.sub(rf"^protocol {BASE}(-1|, version \d+)?( with |$)", "", name)
+    changes = [change for change in protocol_changes(record) if change not in everywhere]
+    if protocol["refine"] != "none" and "protocol.refine" not in record["origins"]:
+        changes.append(f"refine={protocol['refine']}")
+    if protocol["name"] in (BASE, f"{BASE}-1"):
+        return ", ".join(changes)
+    name = protocol_name(record).partition(" with ")[0]
+    return f"{name} with {', '.join(changes)}" if changes else name
 
 
 def order(change: str) -> tuple[bool, str]:

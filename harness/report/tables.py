@@ -14,7 +14,16 @@ import pandas as pd
 from harness.protocol import VERIFICATION
 from harness.registry import Registry
 from harness.report.dataframe import once, variant, varying
-from harness.report.notes import Marks, forbidden, protocol_name, protocol_notes, refiner_notes, refiner_words
+from harness.report.notes import (
+    Marks,
+    forbidden,
+    protocol_name,
+    protocol_notes,
+    refiner_notes,
+    refiner_words,
+    seed_notes,
+    seeds_text,
+)
 from harness.report.verifiers import ignored_notes, start_notes, verifier_names
 from harness.results.record import Record
 from harness.strict import canonical
@@ -103,9 +112,9 @@ class _Row:
         values = self.values(score)
         return fmean(values) if values else -1.0
 
-    def keys(self, score: _Score) -> list[str]:
-        """Return the keys of the records that a score comes from."""
-        return [one.key for one in self._shown(score) if pd.notna(getattr(one, score.metric))]
+    def scored(self, score: _Score) -> list[Any]:
+        """Return the rows of the records that a score comes from."""
+        return [one for one in self._shown(score) if pd.notna(getattr(one, score.metric))]
 
     def _shown(self, score: _Score) -> list[Any]:
         same = [one for one in self._each if (one.split, one.refine) == (score.split, score.refine)]
@@ -166,7 +175,7 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
     settings = ["" if row.name else row.variant for row in rows]
     cells = []
     for row, name, changed in zip(rows, names, settings, strict=True):
-        measured = [_text(row, score) + marks.of(ignored_notes(row.records, score.verify)) for score in scores]
+        measured = [_text(row, score) + marks.of(_score_notes(row, score)) for score in scores]
         cells.append([name + marks.of(_method_notes(row)), changed, *measured, *_about(row, marks)])
     columns = ["method", "settings", *headings, *_ABOUT]
     shared = _shared(columns, cells, rows)
@@ -182,7 +191,7 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
         if score.metric != "best":
             _embolden(table, rows, column, score)
         for number, row in enumerate(rows):
-            table.sources[number, column] = row.keys(score)
+            table.sources[number, column] = [one.key for one in row.scored(score)]
     said = "; ".join(f"{column} {value}" for column, value in shared.items() if value not in ("", "–"))
     table.notes = [*protocol_notes(dataset, group, splits, registry), *([f"all methods: {said}"] if said else [])]
     table.notes += marks.notes
@@ -211,7 +220,7 @@ def _about(row: _Row, marks: Marks) -> list[str]:
         _millions([row.parameters]),
         _millions(row.records.pipeline),
         row.weights + marks.of(_weight_notes(row)),
-        ",".join(str(seed) for seed in sorted(set(row.records.seed))),
+        seeds_text(row.records.seed),
     ]
 
 
@@ -306,6 +315,11 @@ def _method_notes(row: _Row) -> list[str]:
     if row.limit:
         notes.append(f"only the first {row.limit} images of each split")
     return notes
+
+
+def _score_notes(row: _Row, score: _Score) -> list[str]:
+    seeds = [one.seed for one in row.scored(score)]
+    return [*ignored_notes(row.records, score.verify), *seed_notes(seeds, row.records.seed)]
 
 
 def _weight_notes(row: _Row) -> list[str]:
