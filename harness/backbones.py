@@ -1,10 +1,9 @@
-"""The only door to timm: names, weights and parameter counts of backbones, built for images of any size."""
+"""Backbones, built from timm's models for images of any size, with their weights loaded strictly."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,53 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import mit, resnet38
-from harness.errors import MissingWeightsError, UserError, closest
+from harness.errors import UserError
 from harness.features import Backbone
 from harness.files import hash_file
-from harness.registry import Registry
-from harness.torchvision_ops import ensure_importable
+from harness.timm_models import ADDED, family, fetch_weights, import_timm
 
-PREFIX = "timm:"
 DEFAULT_STRIDE = 16  # of convolutional backbones
-VIT_MODULES = (  # of timm; those after the first line take images of one size, or in patches, and are refused
-    *("vision_transformer", "vision_transformer_hybrid", "deit", "eva"),
-    *("beit", "vision_transformer_relpos", "vision_transformer_sam", "naflexvit"),
-    *("gemma4_vit", "qwen3_vit", "deepseek_vit"),
-)
-
-
-@dataclass(frozen=True)
-class Added:
-    """A network that is no model of timm until it is added to them.
-
-    Attributes
-    ----------
-    name : str
-        What `configs/backbones.yaml` calls it.
-    family : {"vit", "cnn"}
-    stride : int
-        The only one that it has.
-    weights : str
-        Where they are found, in words.
-    create : callable
-        What timm calls for a model.
-    backbone : type
-        What it is wrapped in.
-    """
-
-    name: str
-    family: str
-    stride: int
-    weights: str
-    create: Callable[..., nn.Module]
-    backbone: type[Backbone] = Backbone
-
-
-ADDED = {
-    "resnet38d": Added("resnet38", "cnn", resnet38.STRIDE, resnet38.WEIGHTS, resnet38.resnet38d),
-    "mit_b1": Added("mit_b1", "vit", mit.STRIDE, mit.WEIGHTS, mit.mit_b1, mit.MiTBackbone),
-}
 
 
 @dataclass(frozen=True)
@@ -80,36 +38,6 @@ class Weights:
     path: Path | None = None
 
 
-def timm_id(name: str, registry: Registry) -> str:
-    """Return the timm id of a backbone's short name, or of `timm:<id>`.
-
-    Raises
-    ------
-    UserError
-        If there is none, with the closest.
-    """
-    if name.startswith(PREFIX):
-        timm = _timm()
-        identifier = name.removeprefix(PREFIX)
-        if not timm.is_model(identifier):
-            raise UserError(f"timm has no model '{identifier}': {closest(identifier, timm.list_models())}")
-        return identifier
-    return registry.load("backbone", name)["timm"]
-
-
-def family(identifier: str) -> str:
-    """Return `vit` or `cnn`, of a timm id."""
-    if identifier in ADDED:
-        return ADDED[identifier].family
-    module = _timm().model_entrypoint(identifier.partition(".")[0]).__module__.rpartition(".")[2]
-    return "vit" if module in VIT_MODULES else "cnn"
-
-
-def only_stride(identifier: str) -> int | None:
-    """Return the stride of a network that has one alone; None where dilation gives others, or a patch does."""
-    return ADDED[identifier].stride if identifier in ADDED and family(identifier) == "cnn" else None
-
-
 def resolve_weights(choice: str, identifier: str) -> Weights:
     """Find start weights and hash them; `choice` is `random`, `hub` or a file.
 
@@ -122,7 +50,7 @@ def resolve_weights(choice: str, identifier: str) -> Weights:
     """
     if choice in ("random", "none"):
         return Weights(choice)
-    path = _from_hub(identifier) if choice == "hub" else Path(choice)
+    path = fetch_weights(identifier) if choice == "hub" else Path(choice)
     if not path.is_file():
         raise UserError(f"no weights file {choice}: --weights takes random, hub or a file")
     return Weights("hub" if choice == "hub" else "file", hash_file(path), path)
@@ -148,7 +76,7 @@ def build_backbone(
     UserError
         If the network has no dense features, or the weights do not fit, with the keys.
     """
-    timm = _timm()
+    timm = import_timm()
     arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, "global_pool": "", **(options or {})}
     kind = family(identifier)
     added = ADDED.get(identifier)
@@ -200,7 +128,7 @@ def build_tower(identifier: str, path: Path) -> Tower:
     UserError
         If the weights do not fit, with the keys.
     """
-    net = _timm().create_model(identifier, pretrained=False)
+    net = import_timm().create_model(identifier, pretrained=False)
     _load(net, path, identifier)
     return Tower(net)
 
@@ -208,7 +136,7 @@ def build_tower(identifier: str, path: Path) -> Tower:
 def count_with_head(identifier: str) -> int:
     """Count the parameters of a timm model as it was published, with its classifier; no memory is taken for them."""
     with torch.device("meta"):
-        net = _timm().create_model(identifier, pretrained=False)
+        net = import_timm().create_model(identifier, pretrained=False)
     return sum(parameter.numel() for parameter in net.parameters())
 
 
@@ -273,52 +201,6 @@ def _unpickling_error() -> type[Exception]:
     return pickle.UnpicklingError
 
 
-def _from_hub(identifier: str) -> Path:
-    """Return the local copy of timm's weights, fetched if need be: from the hub, or from where timm has them."""
-    if identifier in ADDED:
-        name = ADDED[identifier].name
-        raise MissingWeightsError(f"{name} starts from a file: {hub_file(identifier)}; or from --weights random")
-    ensure_importable()
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from timm.models._hub import download_cached_file
-
-    repo, name, url = _hub_place(identifier)
-    huggingface_hub.utils.logging.set_verbosity_error()  # its retries, line by line
-    try:
-        if url:
-            return Path(download_cached_file(url, check_hash=True))
-        return Path(huggingface_hub.hf_hub_download(repo, name))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError) as error:
-        raise MissingWeightsError(
-            f"the model hub cannot be reached ({type(error).__name__}): fetch {hub_file(identifier)} "
-            f"on another machine and give it with --weights FILE; or start from --weights random"
-        ) from None
-
-
-def hub_file(identifier: str) -> str:
-    """Return where timm's weights are found, in words; nothing is fetched.
-
-    Raises
-    ------
-    UserError
-        If timm has none.
-    """
-    if identifier in ADDED:
-        return f"{ADDED[identifier].weights}, to be given with --weights {ADDED[identifier].name}=FILE"
-    repo, name, url = _hub_place(identifier)
-    return url or f"{name} of the hub's repository {repo}"
-
-
-def _hub_place(identifier: str) -> tuple[str, str, str]:
-    """Return repository and file of timm's weights in the hub; an address instead of weights that are not there."""
-    cfg = _timm().get_pretrained_cfg(identifier)
-    if cfg is None or not (cfg.hf_hub_id or cfg.url):
-        raise MissingWeightsError(f"timm has no weights for '{identifier}': --weights random or a file")
-    repo = cfg.hf_hub_id if "/" in (cfg.hf_hub_id or "") and "." in cfg.hf_hub_id else f"timm/{identifier}"
-    return repo, cfg.hf_hub_filename or "model.safetensors", "" if cfg.hf_hub_id else cfg.url
-
-
 def _set_xception_stride(net: Any, stride: int) -> None:
     """Bring the last two stages of `legacy_xception` to stride 16 by dilation, so that pretrained weights still fit."""
     if stride == 32:
@@ -329,14 +211,3 @@ def _set_xception_stride(net: Any, stride: int) -> None:
     net.block12.rep[-1].stride = 1
     for separable in (net.conv3, net.conv4):
         separable.conv1.dilation = separable.conv1.padding = (2, 2)
-
-
-def _timm() -> Any:
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    ensure_importable()
-    import timm
-
-    for identifier, added in ADDED.items():
-        if not timm.is_model(identifier):
-            timm.models.register_model(added.create)
-    return timm

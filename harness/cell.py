@@ -119,6 +119,16 @@ class Cell:
     verify_weights: str = ""
     broken: str = ""
 
+    @property
+    def barred(self) -> str:
+        """`skipped` or `broken`, for one that cannot run; else empty."""
+        return "skipped" if self.skip else "broken" if self.broken else ""
+
+    @property
+    def why_barred(self) -> str:
+        """Why it cannot run; empty when it can."""
+        return self.skip or self.broken
+
 
 def weights_of(choice: str, backbone: str) -> tuple[str, str]:
     """Return the start weights of a backbone, or why it has none: of `hub`, or of `vit_s16=FILE,resnet50v2=hub`.

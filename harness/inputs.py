@@ -152,7 +152,8 @@ class Inputs:
 
     def backbone(self, user: type[Method] | type[Refiner], backbone: str, choice: str) -> tuple[str, Any]:
         """Return timm id and start weights of a backbone, for a method or a refiner that needs one."""
-        from harness.backbones import Weights, resolve_weights, timm_id
+        from harness.backbones import Weights, resolve_weights
+        from harness.timm_models import timm_id
 
         if not user.families:
             return "", Weights("none")

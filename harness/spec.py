@@ -298,13 +298,12 @@ def verifier_config(registry: Registry, protocol: Protocol, assignments: Mapping
 
 def _why_not(method: Method, spec: RunSpec, registry: Registry) -> str:
     if method.families:
-        from harness.backbones import family, only_stride, timm_id
+        from harness.timm_models import family_of, only_stride, timm_id
 
-        identifier = timm_id(spec.backbone, registry)
-        have = family(identifier)
+        have = family_of(spec.backbone, registry)
         if have not in method.families:
             return f"{method.name} takes {' or '.join(method.families)} backbones, {spec.backbone} is a {have}"
-        if (only := only_stride(identifier)) and spec.params.get("stride", only) != only:
+        if (only := only_stride(timm_id(spec.backbone, registry))) and spec.params.get("stride", only) != only:
             return f"{spec.backbone} has a stride of {only}: --set '*.stride={only}'"
     if spec.protocol.background.kind == "model" and not method.background:
         return f"the protocol wants a background from the model, {method.name} has none"

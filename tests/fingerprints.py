@@ -17,7 +17,7 @@ ACCEPTED = Path(__file__).with_suffix(".json")
 
 _VERIFIER = [f"deeplab/{name}.py" for name in ("head", "model", "networks", "recipe", "segmentor")]
 _TRAINING = ["training.py", "loader.py", "augment.py"]
-_BACKBONE = ["backbones.py", "features.py"]
+_BACKBONE = ["backbones.py", "timm_models.py", "features.py"]
 SOURCES = {
     "labels": ["stages/labels.py", "data/index.py", "data/voc.py", "data/base.py"],
     "fit": ["stages/fit.py", *_TRAINING, *_BACKBONE, "kmeans.py", "data/base.py"],

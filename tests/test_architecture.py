@@ -49,6 +49,7 @@ LAYERS = [
         "pseudomask",
         "crf",
         "backbones",
+        "timm_models",
         "features",
         "mit",
         "results.store",
@@ -74,7 +75,7 @@ LAYERS = [
     {"cli", "__main__"},
 ]
 DOORS = {
-    "timm": {"harness.backbones"},
+    "timm": {"harness.timm_models"},
     "ray": {"harness.run.cluster", "harness.doctor"},
     "pydensecrf": {"harness.crf"},
     "mmseg": {"harness.deeplab.mm"},
@@ -86,7 +87,7 @@ DOORS = {
     "pycocotools": {"harness.data.prepare.coco"},
     "torchvision": {"harness.augment", "harness.doctor"},
     "open_clip": {"harness.data.prepare.text"},
-    "huggingface_hub": {"harness.backbones"},
+    "huggingface_hub": {"harness.timm_models"},
 }
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.backbones import Weights, build_backbone, family, read_state, resolve_weights, timm_id
+from harness.backbones import Weights, build_backbone, read_state, resolve_weights
 from harness.errors import EnvironmentUnfitError, UserError
 from harness.registry import Registry
+from harness.timm_models import family, family_of, timm_id
 
 REGISTRY = Registry()
 
@@ -17,10 +21,10 @@ REGISTRY = Registry()
 @pytest.fixture(scope="module")
 def tiny_state() -> dict[str, torch.Tensor]:
     """Weights of a tiny ViT, with a head, as timm saves them."""
-    from harness.backbones import _timm
+    from harness.timm_models import import_timm
 
     torch.manual_seed(0)
-    return _timm().create_model("test_vit").state_dict()
+    return import_timm().create_model("test_vit").state_dict()
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,50 @@ def test_features_are_dense_at_any_size(name: str, kind: str, stride: int, dim: 
     assert features.shape[:2] == (2, dim)
     assert abs(features.shape[2] - 96 / stride) <= 1
     assert abs(features.shape[3] - 128 / stride) <= 1
+
+
+@pytest.mark.parametrize("name", REGISTRY.names("backbone"))
+def test_an_entry_says_the_family_that_timm_knows(name: str) -> None:
+    assert REGISTRY.load("backbone", name)["family"] == family(timm_id(name, REGISTRY))
+
+
+def test_an_entry_without_a_family_is_looked_up(tmp_path: Path) -> None:
+    path = tmp_path / "backbones" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text("{timm: test_resnet, summary: of somebody}")
+    assert family_of("mine", Registry((str(path),))) == "cnn"
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("summary: x", "mine.yaml:1: timm"),
+        ("timm: test_vit\nfamly: vit", "mine.yaml:2: unknown key 'famly': did you mean 'family'?"),
+        ("timm: test_vitt", "timm has no model 'test_vitt': did you mean 'test_vit'?"),
+        ("timm: test_vit\nfamily: mlp", "mine.yaml:2: family"),
+    ],
+)
+def test_a_wrong_entry_is_one_line_that_says_where(
+    harness: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, entry: str, expected: str
+) -> None:
+    path = tmp_path / "backbones" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(entry)
+    ran = harness("run", "--plugins", str(path), "--methods", "cam", "--backbones", "mine", "--dry-run")
+    assert ran.returncode == 2
+    assert expected in ran.stderr
+
+
+def test_a_dry_run_of_named_backbones_is_quick_because_it_imports_no_timm(tmp_path: Path) -> None:
+    command = ["run", "--methods", "vitpcm,cam", "--backbones", "vit_s16,resnet50", "--weights", "random", "--dry-run"]
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "harness", *command],
+        cwd=tmp_path, text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
+    assert "harness.cli.run" in imported
+    assert not imported & {"timm", "torchvision", "ray"}
+    assert "4 cells" in ran.stdout
 
 
 def test_a_feature_stands_where_its_patch_is() -> None:
@@ -78,9 +126,9 @@ def test_a_weights_file_is_loaded_strictly_head_aside(
 
 
 def test_weights_of_pooling_are_left_out_like_a_classifiers(tmp_path: Path) -> None:
-    from harness.backbones import _timm
+    from harness.timm_models import import_timm
 
-    state = _timm().create_model("test_vit3").state_dict()
+    state = import_timm().create_model("test_vit3").state_dict()
     assert "attn_pool.latent" in state
     save_file(state, tmp_path / "w.safetensors")
     net = build_backbone("test_vit3", resolve_weights(str(tmp_path / "w.safetensors"), "test_vit3")).net

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.backbones import VIT_MODULES, Weights, _timm, build_backbone
+from harness.backbones import Weights, build_backbone
 from harness.errors import UserError
 from harness.features import Backbone
+from harness.timm_models import VIT_MODULES, import_timm
 
 # The smallest of each kind of ViT in timm, its heads, class and register tokens, and whether one is a class token.
 VITS = {
@@ -117,7 +118,7 @@ def test_other_transformers_are_refused_in_one_line(name: str) -> None:
 
 
 def test_every_module_of_timm_that_holds_vits_is_tried_here() -> None:
-    entry = _timm().model_entrypoint
+    entry = import_timm().model_entrypoint
     assert {entry(name).__module__.rpartition(".")[2] for name in (*VITS, *ONE_SIZE)} == set(VIT_MODULES)
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from wsss_methods.afa import AFA, AFAParams
 
-from harness.backbones import Weights, build_backbone, count_with_head, family, hub_file, resolve_weights, timm_id
+from harness.backbones import Weights, build_backbone, count_with_head, resolve_weights
 from harness.errors import MissingWeightsError, UserError
 from harness.features import Backbone
 from harness.registry import Registry
+from harness.timm_models import family, hub_file, timm_id
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from harness.backbones import Weights, build_backbone, count_with_head, family, timm_id
+from harness.backbones import Weights, build_backbone, count_with_head
 from harness.errors import UserError
 from harness.features import Backbone
 from harness.registry import Registry
 from harness.resnet38 import FrozenNorm, Unit
 from harness.spec import Grid, expand
+from harness.timm_models import family, timm_id
 
 
 @pytest.fixture(scope="module")

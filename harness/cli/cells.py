@@ -187,11 +187,11 @@ def _show_plan(plan: Plan, results: Path, cache_images: bool, as_json: bool) -> 
     for planned in plan.cells:
         nodes = [plan.nodes[key] for key in planned.nodes]
         there = [node for node in nodes if store and store.artefact(node.stage, node.key)]
-        state = "skipped" if planned.cell.skip else "done" if store and is_done(store, planned) else "to run"
+        state = planned.cell.barred or ("done" if store and is_done(store, planned) else "to run")
         missing = [] if state != "to run" else [node for node in nodes if node not in there]
         rows.append(
             {
-                "key": planned.key, "cell": titles[planned.key], "state": state, "why": planned.cell.skip,
+                "key": planned.key, "cell": titles[planned.key], "state": state, "why": planned.cell.why_barred,
                 "stages": len(nodes), "reused": [f"{n.stage} {n.key}" for n in there],
                 "to_run": [f"{n.stage} {n.key}" for n in missing],
                 "settings": {k: (planned.cell.spec.params.get(k), v) for k, v in planned.cell.origins.items()},

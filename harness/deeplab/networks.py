@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.backbones import Backbone, Weights, build_backbone, family
+from harness.backbones import Backbone, Weights, build_backbone
 from harness.deeplab.mm import MODELS, ResNet
 from harness.deeplab.recipe import OUTPUT_STRIDE, Pixels, Recipe
 from harness.errors import UserError
+from harness.timm_models import family
 
 _STAGES: dict[str, Any] = {
     "strides": (1, 2, 1, 1),

@@ -39,12 +39,12 @@ class OpenedCell:
         self.method = method_class(method_class.Params.model_validate(self.spec.params))
         self.dataset = inputs.dataset(self.spec.dataset)
         self.class_ids = self.dataset.class_ids(self.protocol.classes)
-        from harness.backbones import family
+        from harness.timm_models import family_of
 
         self.timm, self.weights = inputs.backbone(method_class, self.spec.backbone, cell.weights)
         self.checkpoint = inputs.checkpoint(cell.checkpoint) if cell.checkpoint else None
         self.version = registry.source_version("method", self.spec.method)
-        kind = family(self.timm) if self.timm else ""
+        kind = family_of(self.spec.backbone, registry) if self.timm else ""
         self.background = effective_background(self.method, self.protocol, kind)
         self.refiner = refiner_config(registry, self.protocol.refine, self.spec.refiner)
         self.refiner_class: type[Refiner] | None = (

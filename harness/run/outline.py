@@ -14,7 +14,7 @@ from harness.registry import Registry
 
 
 def outline(cells: Sequence[Cell], registry: Registry, root: Path | None) -> list[dict[str, Any]]:
-    """Return for each cell `cell`, `state`, `why` if it is skipped, its `stages`, and what it `needs` and from where.
+    """Return for each cell `cell`, `state`, `why` if it cannot run, its `stages`, and what it `needs` and from where.
 
     Parameters
     ----------
@@ -25,9 +25,9 @@ def outline(cells: Sequence[Cell], registry: Registry, root: Path | None) -> lis
     """
     rows: list[dict[str, Any]] = []
     for cell, title in zip(cells, distinct_titles([cell.spec for cell in cells]), strict=True):
-        stages, needs = ([], []) if cell.skip else (_stages(cell, registry), _needs(cell, registry, root))
-        state = "skipped" if cell.skip else "needs files" if needs else "to run"
-        rows.append({"cell": title, "state": state, "why": cell.skip, "stages": stages, "needs": needs})
+        stages, needs = ([], []) if cell.barred else (_stages(cell, registry), _needs(cell, registry, root))
+        state = cell.barred or ("needs files" if needs else "to run")
+        rows.append({"cell": title, "state": state, "why": cell.why_barred, "stages": stages, "needs": needs})
     return rows
 
 
@@ -54,7 +54,7 @@ def _stages(cell: Cell, registry: Registry) -> list[str]:
 
 
 def _needs(cell: Cell, registry: Registry, root: Path | None) -> list[str]:
-    from harness.backbones import hub_file, timm_id
+    from harness.timm_models import hub_file, timm_id
 
     needs = []
     try:

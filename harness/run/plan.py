@@ -141,7 +141,7 @@ def plan_cells(cells: Iterable[Cell], inputs: Inputs) -> Plan:
 def _labelled(cell: Cell, inputs: Inputs) -> Cell:
     """Return a cell with image labels from the masks, where its dataset's own annotations are not there; say so."""
     protocol = cell.spec.protocol
-    if cell.skip or cell.broken or "label_source" not in cell.origins or protocol.label_source == "masks":
+    if cell.barred or "label_source" not in cell.origins or protocol.label_source == "masks":
         return cell
     dataset = inputs.dataset(cell.spec.dataset)
     if dataset.has_labels(str(protocol.label_source)) or not dataset.has_masks:
@@ -152,8 +152,8 @@ def _labelled(cell: Cell, inputs: Inputs) -> Cell:
 
 
 def _plan_cell(plan: Plan, cell: Cell, inputs: Inputs) -> PlannedCell:
-    if cell.skip or cell.broken:
-        return PlannedCell(cell, cell_key(cell.spec, cell.skip or cell.broken), [], {}, {})
+    if cell.barred:
+        return PlannedCell(cell, cell_key(cell.spec, cell.why_barred), [], {}, {})
     graph = CellGraph(inputs, plan, cell)
     artefacts = graph.artefacts()
     return PlannedCell(cell, cell_key(cell.spec, artefacts), list(dict.fromkeys(graph.keys)), artefacts, about(graph))

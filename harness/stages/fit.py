@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from harness.backbones import DEFAULT_STRIDE, Backbone, Weights, build_backbone, family, read_state
+from harness.backbones import DEFAULT_STRIDE, Backbone, Weights, build_backbone, read_state
 from harness.contract import checked_model, exits_refused
 from harness.errors import UserError
 from harness.loader import TrainingData
@@ -20,6 +20,7 @@ from harness.results.store import Artefact
 from harness.seeds import derive
 from harness.stages import Task, method_of
 from harness.stages.configs import FitConfig, MethodConfig, SelectConfig
+from harness.timm_models import family
 from harness.training import EPOCH, Session, save_model
 
 

@@ -53,6 +53,29 @@ def test_a_dry_run_says_how_long_it_takes_once_it_has_seen_the_like(here: Run) -
     assert "without" not in line  # every stage has a like
 
 
+UNSURE = """
+from wsss_methods.sanity import Random
+
+class Unsure(Random):
+    \"\"\"Raises when it is asked whether a cell makes sense.\"\"\"
+    name = "unsure"
+    version = "1"
+    @classmethod
+    def skip(cls, spec):
+        raise KeyError("which")
+"""
+
+
+def test_a_dry_run_says_what_will_not_run_and_why(here: Run, tmp_path: Path) -> None:
+    (tmp_path / "unsure.py").write_text(UNSURE)
+    command = ["run", "--methods", "unsure,sanity-random", "--plugins", "unsure.py", "--limit", "4", "--dry-run"]
+    rows = json.loads(here(*command, "--json").stdout)
+    assert [(row["state"], row["why"]) for row in rows] == [("broken", "KeyError: 'which'"), ("to run", "")]
+    assert "broken: KeyError: 'which'" in here(*command).stdout
+    unfetched = json.loads(here(*command, "--dataset", "voc12", "--json").stdout)
+    assert [(row["state"], row["why"]) for row in unfetched] == [("broken", "KeyError: 'which'"), ("needs files", "")]
+
+
 def test_the_command_of_a_record_makes_the_same_cell(here: Run) -> None:
     settings = ["--set", "cam.lr=0.0003", "--set", "protocol.class_gating.held_out=none", "--seeds", "3"]
     ran = here("run", "--methods", "cam", "--refine", "crf:irn", "--json", *TINY, *settings)
