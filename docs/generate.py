@@ -164,6 +164,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "table": of_records.tables,
     "unrefined": of_records.unrefined,
     "left": of_records.left,
+    "classes": of_records.classes,
     "short": of_records.short,
     "sensitivity": of_records.sensitivities,
     "fields": of_records.fields,

@@ -17,7 +17,8 @@ from harness.protocol import Protocol
 from harness.registry import Registry
 from harness.report.dataframe import load_results, once, variant, varying
 from harness.report.figures import cost_figure, draw_sensitivity, ranking_figure
-from harness.report.figures.series import coloured
+from harness.report.figures.canvas import LeftOut
+from harness.report.figures.series import coloured, contenders, scored
 from harness.report.formats import markdown
 from harness.report.gains import refiner_gains
 from harness.report.of_experiment import named
@@ -73,12 +74,12 @@ def left(folders: str) -> str:
     }
     for spec in cells:
         if not any(_is_of(record, spec) for record in done):
-            refine = spec["protocol"]["refine"]
+            refine, verify = (spec["protocol"].get(name, "none") for name in ("refine", "verify"))
             parts = [
                 spec["backbone"].removeprefix("timm:"), variant(spec["params"], changing[spec["method"]]),
-                refine if refine != "none" else "", f"seed {spec['seed']}",
+                refine, verify, f"seed {spec['seed']}",
             ]  # fmt: skip
-            missing.setdefault(spec["method"], []).append(", ".join(filter(None, parts)))
+            missing.setdefault(spec["method"], []).append(", ".join(part for part in parts if part not in ("", "none")))
     rows = [[f"`{method}`", "; ".join(titles)] for method, titles in missing.items()]
     count = sum(map(len, missing.values()))
     lines = (
@@ -93,6 +94,17 @@ def _is_of(recorded: dict[str, Any], spec: dict[str, Any]) -> bool:
         {key: value for key, value in one.items() if key not in ("weights", "params")} for one in (recorded, spec)
     )
     return own == other and recorded["params"].items() <= spec["params"].items()
+
+
+def classes(folders: str) -> str:
+    """Return the IoU of each class on the held-out split, without a refiner, the mean over seeds."""
+    found = _together(folders)
+    found = once(found[(found.split == "val") & (found.refine == "none")])
+    lines = []
+    for series in contenders(scored(found, "val"), LeftOut()):
+        means = 100 * pd.DataFrame([*series.rows.iou], dtype=float).mean()
+        lines.append([series.label, *(f"{value:.1f}" for value in means)])
+    return tabulate(lines, ["method", *found.iou.iloc[0]], "pipe", disable_numparse=True) + "\n"
 
 
 def short(folder: str) -> str:

@@ -14,7 +14,7 @@ from harness.report.figures import ranking_figure
 from harness.report.gains import refiner_gains
 from harness.report.order import published_order, spearman
 from harness.report.published import published
-from harness.report.ranking import Ranking, against_others, by_size, ranked, rankings
+from harness.report.ranking import against_others, by_size, ranked, rankings, runs
 from harness.results.store import Store
 from tests.test_figures import BAD, GOOD, TRUTH, add, store
 
@@ -52,10 +52,10 @@ def test_without_a_region_of_a_size_there_is_no_number() -> None:
 def test_bars_join_the_longest_runs_of_which_no_two_can_be_told_apart(
     apart: list[tuple[int, int]], groups: list[tuple[int, int]]
 ) -> None:
-    differences = np.tile([0.0, -1.0, 1.0], (4, 4, 1))
-    for first, second in apart:
-        differences[first, second], differences[second, first] = (2, 1, 3), (-2, -3, -1)
-    assert Ranking([None] * 4, [], [], differences, np.zeros((0, 4))).groups == groups  # type: ignore[list-item]
+    tied = np.ones((4, 4), bool)
+    for pair in apart:
+        tied[pair] = tied[pair[::-1]] = False
+    assert runs(tied) == groups
 
 
 def test_equal_masks_are_tied_and_perfect_ones_are_not_tied_with_bad_ones(store: Store) -> None:
@@ -64,8 +64,9 @@ def test_equal_masks_are_tied_and_perfect_ones_are_not_tied_with_bad_ones(store:
     found = ranked(load_results(store.root), "val", store)
     assert [one.label for one in found.series] == ["seam", "vitpcm", "cam"]
     assert found.tied.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
-    assert found.groups == [(0, 1)]
-    assert found.low[2] <= 100 * found.series[2].miou <= found.high[2]
+    low, high = found.intervals[2]
+    assert low <= found.miou[2] <= high
+    assert found.miou[2] == pytest.approx(100 * found.series[2].miou)
 
 
 def test_the_figure_has_every_seed_and_says_what_is_missing(store: Store, tmp_path: Path) -> None:
@@ -75,7 +76,8 @@ def test_the_figure_has_every_seed_and_says_what_is_missing(store: Store, tmp_pa
     drawn = ranking_figure(load_results(store.root), store, tmp_path / "ranking", "val")
     (axis,) = drawn.figure.axes
     points = [line for line in axis.lines if line.get_marker() in ("o", ".")]
-    assert [len(line.get_xdata()) for line in points] == [1, 1, 1, 0]
+    assert [len(line.get_xdata()) for line in points] == [1, 2, 1, 0]  # the mean, and its two seeds
+    assert points[0].get_xdata()[0] == pytest.approx(points[1].get_xdata().mean())
     assert [text.get_text() for text in axis.get_yticklabels()] == ["vitpcm", "cam"]
     for path in (store.root / "artefacts" / "evaluate").rglob("confusion.npy"):
         path.unlink()
@@ -116,7 +118,7 @@ def test_a_refiner_is_set_against_the_same_maps_without_it(store: Store) -> None
     add(store, "seam", WORSE)
     add(store, "sipe", GOOD, refine="crf")
     add(store, "ppc", WORSE)
-    add(store, "ppc", GOOD, seed=1, refine="crf")
+    add(store, "ppc", GOOD, seed=3, refine="crf")
     results = load_results(store.root)
     (table,) = refiner_gains(rankings(results, store))
     miou = {row.refine: 100 * row.miou for row in results.itertuples() if row.method == "cam"}
@@ -127,6 +129,51 @@ def test_a_refiner_is_set_against_the_same_maps_without_it(store: Store) -> None
     assert nothing == "+0.0 [0.0 to 0.0]"
     keys = {row.refine: row.key for row in results.itertuples() if row.method == "cam"}
     assert table.sources[0, 1] == [keys["none"], keys["crf"]]
+
+
+def test_what_a_refiner_adds_is_of_the_seeds_that_have_both(store: Store) -> None:
+    """Seed 0 alone has both, and gains nothing: the mean over the seeds of either would say otherwise."""
+    for seed, masks in enumerate((GOOD, WORSE, WORSE)):
+        add(store, "cam", masks, seed=seed)
+    add(store, "cam", GOOD, refine="crf")
+    for seed, (before, after) in enumerate(((WORSE, GOOD), (WORSE, WORSE))):
+        add(store, "seam", before, seed=seed)
+        add(store, "seam", after, seed=seed, refine="crf")
+    results = load_results(store.root)
+    miou = {(row.method, row.refine, row.seed): 100 * row.miou for row in results.itertuples()}
+    (table,) = refiner_gains(rankings(results, store))
+    cells = dict(table.rows)
+    assert cells["cam"] == "+0.0 [0.0 to 0.0] [a]"
+    assert "[a] of seed 0 only" in table.notes
+    half = (miou["seam", "crf", 0] - miou["seam", "none", 0]) / 2
+    assert cells["seam"].startswith(f"{half:+.1f} [")
+    (row,) = [number for number, (method, _) in enumerate(table.rows) if method == "cam"]
+    used = results[results.key.isin(table.sources[row, 1])]
+    assert sorted(zip(used.seed, used.refine, strict=True)) == [(0, "crf"), (0, "none")]
+
+
+def test_methods_are_ranked_by_the_mean_over_seeds_and_so_are_intervals_and_sizes(store: Store) -> None:
+    for seed, masks in enumerate((TRUTH, BAD, BAD)):
+        add(store, "vitpcm", masks, seed=seed)
+    add(store, "cam", GOOD)
+    results = load_results(store.root)
+    found = ranked(results, "val", store)
+    assert [one.label for one in found.series] == ["cam", "vitpcm"]
+    assert found.miou[1] == pytest.approx(100 * results[results.method == "vitpcm"].miou.mean())
+    np.testing.assert_allclose(found.drawn[:, 1], found.methods[1].drawn.mean(1))
+    against = against_others([found])
+    for row in results[results.method == "vitpcm"].itertuples():  # each seed, against the mean of the other
+        ((label, points, low, high),) = against[row.key]
+        assert (label, points) == ("cam", pytest.approx(100 * row.miou - found.miou[0]))
+        assert low <= points <= high
+    (sizes,) = by_size(results, store)
+    assert {row[0]: row[3] for row in sizes.rows} == {"vitpcm": "66.7", "cam": "100.0"}  # of 100, 50 and 50
+    first = results[(results.method == "vitpcm") & (results.seed == 0)].record.iloc[0]
+    (key,) = first["artefacts"]["splits"]["val"]["evaluate"]
+    (store.root / "artefacts" / "evaluate" / key / "confusion.npy").unlink()
+    without: list[str] = []
+    assert len(ranked(results, "val", store, without).series) == 2
+    assert without == ["vitpcm seed 0"]
 
 
 def test_without_a_pair_there_is_no_table_of_gains(store: Store) -> None:

@@ -16,7 +16,7 @@ FEWEST = 4  # methods whose order says anything
 _ORDERS = 10_000
 _NOTES = [
     "rank correlation (Spearman) of published and measured mIoU before any refiner, of a method's best backbone each",
-    "in brackets the 95 % interval over images of one training each: other seeds, backbones and data are not in it",
+    "in brackets the 95 % interval over images, of the mean over seeds: other seeds, backbones and data are not in it",
     "by chance: the share of 10,000 random orders that agree with the published one as well or better",
 ]
 
@@ -59,7 +59,7 @@ def _best_of(ranking: Ranking, wanted: dict[str, float]) -> dict[str, int]:
     best: dict[str, int] = {}
     for place, one in enumerate(ranking.series):
         method = one.record["spec"]["method"]
-        if method in wanted and one.rows.refine.iloc[0] == "none":
+        if method in wanted and one.refiner == "none":
             best.setdefault(method, place)
     return best
 
@@ -67,8 +67,7 @@ def _best_of(ranking: Ranking, wanted: dict[str, float]) -> dict[str, int]:
 def _agreement(ranking: Ranking, best: dict[str, int], there: dict[str, float]) -> list[str]:
     values = np.array([there[method] for method in best])
     places = list(best.values())
-    first_seeds = np.array([ranking.series[place].rows.miou.iloc[0] for place in places])
-    measured = float(spearman(values, first_seeds[None])[0])
+    measured = float(spearman(values, ranking.miou[None, places])[0])
     low, high = interval(spearman(values, ranking.drawn[:, places]))
     random = np.random.default_rng(0).permuted(np.tile(values, (_ORDERS, 1)), axis=1)
     chance = float((spearman(values, random) >= measured - 1e-9).mean())

@@ -250,7 +250,7 @@ function against(one) {
   const rows = one.against.map(([name, points, low, high]) => [
     name, signed(points), `${signed(low)} to ${signed(high)}`, low <= 0 && high >= 0 ? "no" : "yes",
   ]);
-  const columns = ["compared with", "points of mIoU", "95 % over the same images", "told apart"];
+  const columns = ["compared with, mean over seeds", "points of mIoU", "95 % over the same images", "told apart"];
   return [make("h3", {}, "Against the others of its table"), grid(columns, rows)];
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 
@@ -22,52 +24,103 @@ from harness.run.record import split_confusions
 _SIZES = ("small", "medium", "large")
 _NOTES = [
     "mean IoU of regions, a region being all of a class in one image: small below 5 % of it, large from 20 % on",
-    "of the first seed of each method",
+    "of several seeds: the mean",
 ]
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Methods by their mIoU, the best first, with what is known of the differences between them.
+class Difference(NamedTuple):
+    """By how many points one lies above another, with the 95 % interval over the same images, and of which seeds."""
+
+    points: float
+    low: float
+    high: float
+    seeds: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A method in a ranking.
 
     Attributes
     ----------
-    series : list of Series
-    low, high : list of float
-        The 95 % interval over images of each, in per cent, of its first seed.
-    differences : ndarray
-        (n, n, 3): by how many points the first lies above the second on the same images, and the 95 % interval of that.
+    series : Series
+        Its seeds that have confusion matrices.
+    miou : ndarray
+        (seeds,) in per cent.
     drawn : ndarray
-        (resamples, n): the mIoU of each, in per cent, over images drawn with replacement, the same for all.
+        (resamples, seeds): the same over images drawn with replacement, the same for all methods.
     """
 
-    series: list[Series]
-    low: list[float]
-    high: list[float]
-    differences: np.ndarray
+    series: Series
+    miou: np.ndarray
     drawn: np.ndarray
 
-    @property
-    def tied(self) -> np.ndarray:
-        """(n, n) bool: whether the interval of the difference holds 0."""
-        found: np.ndarray = (self.differences[..., 1] <= 0) & (self.differences[..., 2] >= 0)
-        return found
+    def above(self, other: Ranked) -> Difference | None:
+        """Return by how much it lies above another over the seeds that both have; None where they have none."""
+        own, others = list(self.series.rows.seed), list(other.series.rows.seed)
+        common = sorted(set(own) & set(others))
+        if not common:
+            return None
+        here, there = [own.index(seed) for seed in common], [others.index(seed) for seed in common]
+        points = float((self.miou[here] - other.miou[there]).mean())
+        return Difference(points, *interval((self.drawn[:, here] - other.drawn[:, there]).mean(1)), common)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Methods by their mIoU, the mean over seeds, the best first, and which of them the images can tell apart.
+
+    Attributes
+    ----------
+    methods : list of Ranked
+    """
+
+    methods: list[Ranked]
 
     @property
-    def groups(self) -> list[tuple[int, int]]:
-        """The longest runs of neighbours of which no two can be told apart: first and last, none inside another."""
-        found: list[tuple[int, int]] = []
-        for first in range(len(self.series)):
-            last = first
-            while last + 1 < len(self.series) and self.tied[first : last + 2, first : last + 2].all():
-                last += 1
-            if last > first and (not found or last > found[-1][1]):
-                found.append((first, last))
+    def series(self) -> list[Series]:
+        """The records of each."""
+        return [one.series for one in self.methods]
+
+    @cached_property
+    def miou(self) -> np.ndarray:
+        """(n,): of each, in per cent."""
+        return np.array([one.miou.mean() for one in self.methods])
+
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """(resamples, n): of each over images drawn with replacement."""
+        return np.stack([one.drawn.mean(1) for one in self.methods], 1)
+
+    @cached_property
+    def intervals(self) -> np.ndarray:
+        """(n, 2): the 95 % interval over images of each."""
+        return np.array([interval(drawn) for drawn in self.drawn.T])
+
+    @cached_property
+    def tied(self) -> np.ndarray:
+        """(n, n) bool: whether the 95 % interval of the difference over the same images holds 0."""
+        found = np.zeros((len(self.methods),) * 2, bool)
+        for first, second in product(range(len(self.methods)), repeat=2):
+            low, high = interval(self.drawn[:, first] - self.drawn[:, second])
+            found[first, second] = low <= 0 <= high
         return found
+
+
+def runs(tied: np.ndarray) -> list[tuple[int, int]]:
+    """Return the longest runs of neighbours of which no two can be told apart: first and last, none inside another."""
+    found: list[tuple[int, int]] = []
+    for first in range(len(tied)):
+        last = first
+        while last + 1 < len(tied) and tied[first : last + 2, first : last + 2].all():
+            last += 1
+        if last > first and (not found or last > found[-1][1]):
+            found.append((first, last))
+    return found
 
 
 def ranked(rows: pd.DataFrame, split: str, store: Store, without: list[str] | None = None) -> Ranking:
-    """Rank what was scored on a split, from the confusion matrices of first seeds.
+    """Rank what was scored on a split, from the confusion matrices of all seeds.
 
     Parameters
     ----------
@@ -78,18 +131,14 @@ def ranked(rows: pd.DataFrame, split: str, store: Store, without: list[str] | No
     without : list of str, optional
         Takes the labels of those whose matrices are gone, or are of other images.
     """
-    series, kept = _kept(rows, split, store, without if without is not None else [])
-    count = len(series)
-    differences = np.zeros((count, count, 3))
-    if not series:
-        return Ranking([], [], [], differences, np.zeros((0, 0)))
-    counts = np.stack([confusions.counts() for confusions in kept], 1)
-    whole, drawn = 100 * mean_iou(counts.sum(0)), 100 * resample(counts)
-    limits = [interval(drawn[:, number]) for number in range(count)]
-    for first, second in product(range(count), repeat=2):
-        low, high = interval(drawn[:, first] - drawn[:, second])
-        differences[first, second] = whole[first] - whole[second], low, high
-    return Ranking(series, [low for low, _ in limits], [high for _, high in limits], differences, drawn)
+    kept = _kept(rows, split, store, without if without is not None else [])
+    if not kept:
+        return Ranking([])
+    counts = np.stack([confusions.counts() for _, own in kept for confusions in own], 1)
+    ends = np.cumsum([len(own) for _, own in kept])[:-1]
+    whole, drawn = np.split(100 * mean_iou(counts.sum(0)), ends), np.split(100 * resample(counts), ends, axis=1)
+    methods = [Ranked(series, *scores) for (series, _), *scores in zip(kept, whole, drawn, strict=True)]
+    return Ranking(sorted(methods, key=lambda one: -one.miou.mean()))
 
 
 class Stand(NamedTuple):
@@ -124,15 +173,19 @@ def rankings(results: pd.DataFrame, store: Store) -> dict[Stand, Ranking]:
 
 
 def against_others(found: Iterable[Ranking]) -> dict[str, list[tuple[str, float, float, float]]]:
-    """Return, for the key of each ranked record, the others of its table: name, difference in points, low, high."""
+    """Return, for the key of each ranked record, the others of its table: name, difference in points, low, high.
+
+    The others' scores are means over their seeds.
+    """
     return {
-        one.record["key"]: [
-            (other.label, float(points), float(low), float(high))
-            for other, (points, low, high) in zip(ranking.series, differences, strict=True)
+        key: [
+            (other.series.label, float(miou - other.miou.mean()), *interval(drawn - other.drawn.mean(1)))
+            for other in ranking.methods
             if other is not one
         ]
         for ranking in found
-        for one, differences in zip(ranking.series, ranking.differences, strict=True)
+        for one in ranking.methods
+        for key, miou, drawn in zip(one.series.rows.key, one.miou, one.drawn.T, strict=True)
     }
 
 
@@ -148,40 +201,39 @@ def by_size(results: pd.DataFrame, store: Store) -> list[Table]:
     """
     tables = []
     for stand, rows in _by_table(results):
-        series, kept = _kept(rows, stand.split, store, [])
-        if len(series) > 1:
-            tables.append(_size_table(stand.title("by size of region"), series, kept))
+        kept = _kept(rows, stand.split, store, [])
+        if len(kept) > 1:
+            tables.append(_size_table(stand.title("by size of region"), kept))
     return tables
 
 
-def _size_table(title: str, series: Sequence[Series], kept: Sequence[Confusions]) -> Table:
-    found = [size_iou(confusions) for confusions in kept]
-    columns = ["method", *(f"{name} ({count})" for name, (_, count) in zip(_SIZES, found[0], strict=True))]
-    rows = [[one.label, *(_percent(mean) for mean, _ in row)] for one, row in zip(series, found, strict=True)]
-    table = Table(title, columns, rows)
-    table.sources = {(r, c): [one.record["key"]] for r, one in enumerate(series) for c in range(1, len(columns))}
-    table.notes = list(_NOTES)
+def _size_table(title: str, kept: Sequence[tuple[Series, list[Confusions]]]) -> Table:
+    counted = size_iou(kept[0][1][0])
+    columns = ["method", *(f"{name} ({count})" for name, (_, count) in zip(_SIZES, counted, strict=True))]
+    table = Table(title, columns, [], notes=list(_NOTES))
+    for row, (series, own) in enumerate(kept):
+        means = np.mean([[mean for mean, _ in size_iou(confusions)] for confusions in own], 0)
+        table.rows.append([series.label, *map(_percent, means)])
+        table.sources |= {(row, column): list(series.rows.key) for column in range(1, len(columns))}
     return table
 
 
-def _kept(rows: pd.DataFrame, split: str, store: Store, without: list[str]) -> tuple[list[Series], list[Confusions]]:
-    """Return what has confusion matrices of the images that the best of them was scored on."""
+def _kept(rows: pd.DataFrame, split: str, store: Store, without: list[str]) -> list[tuple[Series, list[Confusions]]]:
+    """Return what has confusion matrices of the images that the best of them was scored on, those of each seed."""
     from harness.report.figures.canvas import LeftOut
 
-    series: list[Series] = []
-    kept: list[Confusions] = []
+    found: list[tuple[Series, list[Confusions]]] = []
     for one in contenders(scored(rows, split), LeftOut()):
-        try:
-            own = split_confusions(store, one.record["artefacts"]["splits"][split])
-        except UserError:
+        own = {}
+        for place, record in one.rows.record.items():
+            with suppress(UserError):
+                own[place] = split_confusions(store, record["artefacts"]["splits"][split])
+        if not own or (found and one.record["data"][split] != found[0][0].record["data"][split]):
             without.append(one.label)
             continue
-        if series and one.record["data"][split] != series[0].record["data"][split]:
-            without.append(one.label)
-            continue
-        series.append(one)
-        kept.append(own)
-    return series, kept
+        without += [f"{one.label} seed {seed}" for seed in one.rows.seed.drop([*own])]
+        found.append((replace(one, rows=one.rows.loc[[*own]]), [*own.values()]))
+    return found
 
 
 def _percent(share: float) -> str:

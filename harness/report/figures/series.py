@@ -41,6 +41,11 @@ class Series:
         return "masks" in self.record["supervision"]
 
     @property
+    def refiner(self) -> str:
+        """What its masks are refined with; `none` for none."""
+        return str(self.rows.refine.iloc[0])
+
+    @property
     def preferred(self) -> int:
         """The colour that it has in all figures of a report, by number; 0 outside of one."""
         return int(self.rows.colour.iloc[0]) if "colour" in self.rows else 0
