@@ -358,9 +358,9 @@ def test_one_damaged_mask_is_left_out_and_the_rest_is_drawn(store: Store, tiny: 
 
 
 def test_a_cost_is_of_all_trainings_behind_a_score(tmp_path: Path) -> None:
-    """Minutes of a training, its parent's and its refiner's, of one seed; the score is the mean over all of them.
+    """Minutes of a training, its parent's and its refiner's; of several seeds the means of both.
 
-    What was trained elsewhere cannot be set beside it.
+    What was trained elsewhere, if only one seed of it, cannot be set beside it.
     """
 
     def of(method: str, miou: float, *stages: tuple[str, float], device: str = "cpu", seed: int = 0) -> dict[str, Any]:
@@ -369,15 +369,17 @@ def test_a_cost_is_of_all_trainings_behind_a_score(tmp_path: Path) -> None:
 
     results = frame([
         of("cam", 0.2, ("fit", 60.0), ("score", 999.0)),
-        of("cam", 0.4, ("fit", 70.0), seed=1),
+        of("cam", 0.4, ("fit", 180.0), seed=1),
         of("recam", 0.4, ("fit", 60.0), ("fit", 90.0), ("fit_refiner", 30.0)),
         of("seam", 0.5, ("fit", 60.0), device="another"),
+        of("ppc", 0.5, ("fit", 60.0)),
+        of("ppc", 0.5, ("fit", 60.0), device="another", seed=1),
         of("dino", 0.2, ("score", 10.0)),
     ])  # fmt: skip
     result = cost_figure(results, tmp_path / "cost", "val")
     (axis,) = drawn(result).axes
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines if line.get_marker() == "o"]
-    assert points == [(3.0, pytest.approx(40)), (1.0, pytest.approx(30))]
+    assert points == [(3.0, pytest.approx(40)), (2.0, pytest.approx(30))]
     assert {text.get_text() for text in axis.texts} == {"cam", "recam"}
-    assert result.left_out == ("no training: dino", "on another device: seam")
+    assert result.left_out == ("no training: dino", "on another device: ppc, seam")
     assert "on cpu" in result.caption

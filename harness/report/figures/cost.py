@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 
@@ -43,12 +45,12 @@ def cost_figure(results: pd.DataFrame, path: Path, split: str) -> Drawn:
     """
     left = LeftOut()
     found = contenders(scored(results, split), left)
-    costs = {one.label: training_seconds(one.record) for one in found}
-    devices = {one.label: _devices(one.record) for one in found}
+    costs = {one.label: fmean(map(training_seconds, one.rows.record)) for one in found}
+    devices = {one.label: _devices(one.rows.record) for one in found}
     most = pd.Series([name for name in devices.values() if name], dtype=str).mode()
     device = most.iloc[0] if len(most) else ""
     caption = (
-        f"minutes of all trainings behind the first seed, on {device}, against mIoU on {split}, the mean over seeds"
+        f"minutes of all trainings behind a score, on {device}, against mIoU on {split}; of several seeds: the means"
     )
     left.add("no training", *(label for label, seconds in costs.items() if not seconds))
     left.add("on another device", *(label for label, name in devices.items() if name not in ("", device)))
@@ -77,6 +79,6 @@ def training_seconds(record: Record) -> float:
     return float(sum(stage["seconds"] for stage in record.get("stages", []) if stage["stage"] in _TRAININGS))
 
 
-def _devices(record: Record) -> str:
-    names = dict.fromkeys(stage["device"] for stage in record.get("stages", []) if stage["stage"] in _TRAININGS)
-    return ", ".join(names)
+def _devices(records: Iterable[Record]) -> str:
+    stages = [stage for record in records for stage in record.get("stages", []) if stage["stage"] in _TRAININGS]
+    return ", ".join(dict.fromkeys(stage["device"] for stage in stages))
