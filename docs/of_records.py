@@ -16,7 +16,7 @@ from tabulate import tabulate
 from harness.protocol import Protocol
 from harness.registry import Registry
 from harness.report.dataframe import load_results, once, variant, varying
-from harness.report.figures import cost_figure, draw_sensitivity, ranking_figure
+from harness.report.figures import cost_figure, draw_sensitivity, parameters_figure, ranking_figure
 from harness.report.figures.canvas import LeftOut
 from harness.report.figures.series import coloured, contenders, scored
 from harness.report.formats import markdown
@@ -122,9 +122,16 @@ def short(folder: str) -> str:
     return markdown(found).partition("\n")[2].lstrip("\n")
 
 
-def sensitivities(folder: str) -> str:
-    """Return the table of what the protocol is worth."""
-    return "\n".join(markdown(table) for table in sensitivity(load_results(ROOT / folder)))
+def sensitivities(folders: str) -> str:
+    """Return the table of what the protocol is worth to the trainings that the first folder has records of."""
+    return "\n".join(map(markdown, sensitivity(_of_same_trainings(folders))))
+
+
+def _of_same_trainings(folders: str) -> pd.DataFrame:
+    """Return the results of folders, of the trainings that the first one has records of."""
+    found = _together(folders)
+    trainings = {record["artefacts"]["fit"] for record in load_results(ROOT / folders.partition("+")[0]).record}
+    return found[[record["artefacts"]["fit"] in trainings for record in found.record]]
 
 
 def fields(folder: str) -> str:
@@ -289,6 +296,10 @@ def draw() -> None:
     rows = coloured(once(results[(results.split == "val") & (results.refine == "none")]))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        for drawn in (ranking_figure(rows, store, place / "ranking", "val"), cost_figure(rows, place / "cost", "val")):
+        for drawn in (
+            ranking_figure(rows, store, place / "ranking", "val"),
+            cost_figure(rows, place / "cost", "val"),
+            parameters_figure(results, [], place / "parameters", rows.dataset.iloc[0], "val"),
+        ):
             if drawn.files:
                 shutil.copy(drawn.files[0], docs)
