@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ from harness.registry import Registry
 from harness.report.dataframe import load_results, once, variant, varying
 from harness.report.figures import cost_figure, draw_sensitivity, parameters_figure, ranking_figure
 from harness.report.figures.canvas import LeftOut
+from harness.report.figures.cost import training_seconds
 from harness.report.figures.series import coloured, contenders, scored
 from harness.report.formats import markdown
 from harness.report.gains import refiner_gains
@@ -230,13 +232,14 @@ def printed(paper: list[Score], method: str, table: str) -> str:
 
 
 def here(own: pd.DataFrame, method: str) -> list[str]:
-    """Return the best score of a method under the comparison's protocol without a refiner, and how long it trained."""
-    rows = own[(own.method == method) & (own.split == "val") & (own.refine == "none")].sort_values("miou")
+    """Return the best score of a method under the comparison's protocol, the mean over seeds, and its training."""
+    rows = once(own[(own.method == method) & (own.split == "val") & (own.refine == "none")])
     if rows.empty:
         return ["–", "–"]
-    best = rows.iloc[-1]
-    seconds = sum(stage["seconds"] for stage in best.record["stages"] if stage["stage"] == "fit")
-    return [f"{100 * best.miou:.1f}, {best.timm.partition('.')[0]}", f"{seconds / 60:.0f} min"]
+    best = scored(rows, "val")[0]
+    seconds = fmean(map(training_seconds, best.rows.record))
+    spread = f" ± {100 * best.rows.miou.std():.1f}" if len(best.rows) > 1 else ""
+    return [f"{100 * best.miou:.1f}{spread}, {best.rows.timm.iloc[0].partition('.')[0]}", f"{seconds / 60:.0f} min"]
 
 
 def _meanings() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from itertools import combinations
@@ -19,7 +20,7 @@ from harness.errors import UserError
 from harness.metrics import Confusions, confusion
 from harness.registry import Registry
 from harness.report.accounting import Accounts, accounts
-from harness.report.dataframe import frame, load_results
+from harness.report.dataframe import frame, load_results, once
 from harness.report.figures import (
     Drawn,
     class_bars,
@@ -32,6 +33,7 @@ from harness.report.figures import (
     qualitative_figure,
     threshold_curves,
 )
+from harness.report.figures.series import scored
 from harness.report.published import Score, published
 from harness.results.store import Store
 from harness.run.record import split_metrics
@@ -322,6 +324,24 @@ def test_names_in_figure_5_cover_neither_each_other_nor_a_marker(dataset: str, t
     places = axis.transData.transform(list(offsets(figure, hollow=True) | offsets(figure, hollow=False)))
     assert not any(box.contains(*place) for box in boxes for place in places)
     assert all(axis.get_window_extent().contains(*corner) for box in boxes for corner in (box.min, box.max))
+
+
+def test_a_network_trained_on_masks_is_a_square_beside_their_star(tmp_path: Path) -> None:
+    """Two seeds, of one a verifier has been trained: a star of both, whose masks stand there once, and a square."""
+    seeds = [record("cam", 0.3, 0), record("cam", 0.5, 1)]
+    seeds[0]["artefacts"] = {"splits": {"val": {"evaluate": ["same"]}}}
+    trained = copy.deepcopy(seeds[0])
+    trained["spec"]["protocol"] |= {"verify": "deeplabv2:toy", "mask_split": "train"}
+    trained["spec"]["verifier"] = {"recipe": "toy"}
+    trained |= {"key": "0", "verification": {"val": {"miou": 0.42, "interval": [0.4, 0.5]}}}
+    trained["verifier"] = {"pipeline": 30_000_000}
+    results = frame([trained, *seeds])
+    (series,) = scored(once(results), "val")
+    assert (list(series.rows.seed), series.miou) == ([0, 1], pytest.approx(0.4))
+    figure = drawn(parameters_figure(results, [], tmp_path / "p", "toy"))
+    assert offsets(figure, hollow=False) == {(23.6, 40.0), (30.0, 42.0)}
+    lines = [[*map(tuple, np.round(line.get_xydata(), 3))] for line in figure.axes[0].lines]
+    assert [(23.6, 40.0), (30.0, 42.0)] in lines
 
 
 def test_every_account_is_of_a_score_and_no_score_is_of_two() -> None:

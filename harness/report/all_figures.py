@@ -57,10 +57,10 @@ def album(
             figures.draw_sensitivity(rows, path)
             yield Drawn(path.stem, None, (path,), f"{name}: mIoU of one training under every protocol", ())
         return
-    scored = coloured(once(found[found.split != ""]))
-    for name, rows in scored.groupby("dataset"):
+    scored = found[found.split != ""]
+    for name, rows in coloured(once(scored)).groupby("dataset"):
         last = last_split(rows)
-        yield figures.parameters_figure(rows, published(registry), folder / f"parameters-{name}", str(name), last)
+        yield figures.parameters_figure(scored, published(registry), folder / f"parameters-{name}", str(name), last)
         dataset, problem = _open(str(name), registry, root) if images else (None, "")
         if problem:
             yield Drawn(f"images-{name}", None, (), f"{name}: figures of images", (problem,))

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness.report.accounting import UNKNOWN, accounts
+from harness.report.dataframe import once
 from harness.report.figures.canvas import (
     COLOURS,
     PAGE,
@@ -26,8 +27,9 @@ from harness.report.figures.canvas import (
     tidy,
 )
 from harness.report.figures.names import Named, write_names
-from harness.report.figures.series import scored
+from harness.report.figures.series import scored, series_of
 from harness.report.published import Score
+from harness.strict import canonical
 
 _BLUE, _RED, _BLACK = COLOURS[0], COLOURS[1], COLOURS[-1]
 _MARKERS = {"bpm": ("*", 90), "segmentation": ("s", 26)}  # and their areas
@@ -68,7 +70,8 @@ def parameters_figure(
     Parameters
     ----------
     results : DataFrame
-        As `load_results` gives them; the best few without a refiner are drawn, filled, with their records' `total`.
+        As `load_results` gives them; the best few without a refiner are drawn, filled, with their records' `total`, and
+        what was trained on their masks with its `pipeline`.
     scores : sequence of Score
         From `harness.report.published.published`; drawn hollow, with the parameters of `configs/parameters.yaml`.
     path : Path
@@ -131,17 +134,30 @@ def _published(scores: Sequence[Score], dataset: str, split: str, left: LeftOut)
 
 def _measured(results: pd.DataFrame, split: str, left: LeftOut) -> list[Point]:
     points: list[Point] = []
-    for series in scored(results, split):
+    rows = results[results.split == split]
+    verified = rows[rows.verified.notna()]
+    alike = [canonical([series_of(record), record["spec"]["verifier"]]) for record in verified.record]
+    squares = [(series_of(own.record.iloc[0]), own) for _, own in verified.groupby(alike)]
+    for series in scored(once(rows), split):
         total = series.rows.parameters.iloc[0]
         if not total or np.isnan(total):
             left.add("no parameters", series.label)
             continue
-        if len(points) == MEASURED:
+        if sum(point.stage == "bpm" for point in points) == MEASURED:
             left.add(f"below the best {MEASURED}", series.label)
             continue
-        spread = 100 * series.rows.miou.std(ddof=1) if len(series.rows) > 1 else 0.0
-        points.append(Point(series.label, "bpm", total / 1e6, 100 * series.miou, spread, _BLACK, measured=True))
+        points.append(_point(series.label, "bpm", total, series.rows.miou))
+        points += [
+            _point(series.label, "segmentation", own.pipeline.iloc[0], own.verified)
+            for key, own in squares
+            if key == series_of(series.record)
+        ]
     return points
+
+
+def _point(label: str, stage: str, parameters: float, scores: pd.Series) -> Point:
+    spread = 100 * scores.std(ddof=1) if len(scores) > 1 else 0.0
+    return Point(label, stage, parameters / 1e6, 100 * scores.mean(), spread, _BLACK, measured=True)
 
 
 def _join(axis: Any, points: Sequence[Point]) -> None:
@@ -172,6 +188,7 @@ def _keys(axis: Any, points: Sequence[Point]) -> list[Any]:
         ("bpm", False): "baseline pseudo-masks, published",
         ("segmentation", False): "segmentation network, published",
         ("bpm", True): "baseline pseudo-masks, measured here",
+        ("segmentation", True): "segmentation network, measured here",
     }
     keys = []
     for (stage, measured), label in kinds.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from harness.report.dataframe import variant, varying
+from harness.report.dataframe import variant, varying, without_verification
 from harness.report.figures.canvas import COLOURS, LeftOut
 from harness.report.notes import protocol_name, refiner_words
 from harness.results.record import Record
@@ -75,7 +75,7 @@ def scored(results: pd.DataFrame, split: str) -> list[Series]:
         shown.add("protocol")
     by_name = len(set(protocols)) == rows.protocol.nunique()  # names tell them apart
     refiners, found = refiner_words(rows.refine), []
-    for _, same in rows.groupby([_but_the_seed(record) for record in rows.record], sort=True):
+    for _, same in rows.groupby([series_of(record) for record in rows.record], sort=True):
         first = same.iloc[0]
         parts = [
             first["name"] or first.method,
@@ -123,8 +123,9 @@ def _told_apart(found: list[Series]) -> list[Series]:
     ]
 
 
-def _but_the_seed(record: Record) -> str:
-    spec = {key: value for key, value in record["spec"].items() if key != "seed"}
+def series_of(record: Record) -> str:
+    """Return what distinguishes a series from others: all of a cell but its seed and its verification."""
+    spec = {key: value for key, value in without_verification(record["spec"]).items() if key != "seed"}
     return canonical([spec, record["weights"], record.get("checkpoint"), record["data"]])
 
 
