@@ -110,6 +110,19 @@ def test_the_page_hands_on_its_tables_and_what_to_cite(tmp_path: Path) -> None:
     assert keys == {"wsssharness", "rossetti2022vitpcm", "zhou2016cam"}
 
 
+def test_verifiers_and_refiners_are_columns_and_not_badges_of_their_own(tmp_path: Path) -> None:
+    """Of one table, all records have one protocol, although some have a verifier or a refiner."""
+    results = load_results(DEMO.parent / "comparison-short")
+    (table,) = comparison(results)
+    write_page(tmp_path / "page.html", "short", [table], results, ())
+    assert "deeplabv2:lite0" in set(results.verify)
+    assert "pamr" in set(results.refine)
+    badges = re.findall(
+        r'<button [^>]*class="badge protocol"[^>]*>([^<]+)</button>', (tmp_path / "page.html").read_text()
+    )
+    assert badges == ["the whole protocol", "strict, version 2 with eval_splits=val, label_source=masks"]
+
+
 def test_every_built_in_method_has_its_bibtex() -> None:
     registry, known = Registry(), references()
     cited = {registry.load(kind, name).cite for kind in ("method", "refiner") for name in registry.names(kind)} - {""}

@@ -99,6 +99,9 @@ def test_whole_and_limited_splits_stand_in_rows_of_their_own() -> None:
     (table,) = comparison(frame([record("cam", 0.4), limited]))
     assert [row[0] for row in table.rows] == ["cam", "cam [a]"]
     assert table.notes[-1] == "[a] only the first 24 images of each split"
+    (alone,) = comparison(frame([limited]))
+    assert alone.rows[0][0] == "cam"  # what is so of every row is no mark of one
+    assert "only the first 24 images of each split" in alone.notes[-1]
 
 
 def test_the_score_that_one_came_for_stands_beside_the_name() -> None:

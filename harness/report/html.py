@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.cell import flat
 from harness.files import write_atomic
+from harness.protocol import VERIFICATION
 from harness.registry import Registry
 from harness.report.figures.canvas import Drawn
 from harness.report.formats import csv_text, file_name, latex, markdown
@@ -74,8 +75,8 @@ class _Tips:
         self._anchors: dict[str, str] = {}
 
     def protocol(self, record: Record) -> str:
-        """Return the anchor of a record's protocol, which is a badge without its refiner."""
-        apart = ("name", "summary", "source", "refine")
+        """Return the anchor of a record's protocol, which is a badge without its refiner and verifier."""
+        apart = ("name", "summary", "source", "refine", *VERIFICATION)
         protocol = record["spec"]["protocol"]
         own = {name: value for name, value in protocol.items() if name not in apart}
         fields = {path: _text(value) for path, value in flat(own) if value not in ("", [], None)}

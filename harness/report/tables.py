@@ -171,12 +171,12 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
         ])
         for score in scores
     ]  # fmt: skip
-    names = [row.name or row.method for row in rows]
-    settings = ["" if row.name else row.variant for row in rows]
+    limited = {row.limit for row in rows}
     cells = []
-    for row, name, changed in zip(rows, names, settings, strict=True):
+    for row in rows:
         measured = [_text(row, score) + marks.of(_score_notes(row, score)) for score in scores]
-        cells.append([name + marks.of(_method_notes(row)), changed, *measured, *_about(row, marks)])
+        name = (row.name or row.method) + marks.of(_method_notes(row) + (_limit_notes(row) if len(limited) > 1 else []))
+        cells.append([name, "" if row.name else row.variant, *measured, *_about(row, marks)])
     columns = ["method", "settings", *headings, *_ABOUT]
     shared = _shared(columns, cells, rows)
     kept = [number for number, column in enumerate(columns) if column not in shared]
@@ -192,8 +192,10 @@ def _comparison(dataset: str, group: pd.DataFrame, registry: Registry) -> Table:
             _embolden(table, rows, column, score)
         for number, row in enumerate(rows):
             table.sources[number, column] = [one.key for one in row.scored(score)]
-    said = "; ".join(f"{column} {value}" for column, value in shared.items() if value not in ("", "–"))
-    table.notes = [*protocol_notes(dataset, group, splits, registry), *([f"all methods: {said}"] if said else [])]
+    said = [f"{column} {value}" for column, value in shared.items() if value not in ("", "–")]
+    said += _limit_notes(rows[0]) if len(limited) == 1 else []
+    table.notes = protocol_notes(dataset, group, splits, registry)
+    table.notes += [f"all methods: {'; '.join(said)}"] if said else []
     table.notes += marks.notes
     return table
 
@@ -312,9 +314,11 @@ def _method_notes(row: _Row) -> list[str]:
         notes.append("has a background channel of its own; the protocol's background rule does not apply")
     if row.version:
         notes.append(f"source version {row.version[:12]}; other rows of {row.method} are of another source")
-    if row.limit:
-        notes.append(f"only the first {row.limit} images of each split")
     return notes
+
+
+def _limit_notes(row: _Row) -> list[str]:
+    return [f"only the first {row.limit} images of each split"] if row.limit else []
 
 
 def _score_notes(row: _Row, score: _Score) -> list[str]:
