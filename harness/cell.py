@@ -52,14 +52,15 @@ class RunSpec(Frozen):
 
 
 def distinct_titles(specs: Sequence[RunSpec]) -> list[str]:
-    """Return the title of each cell, with the settings that distinguish it from others of the same title."""
+    """Return the title of each cell, with the settings in which it is unlike most others of the same title."""
     titles = [spec.title for spec in specs]
     each = [settings(spec.model_dump(mode="json")) for spec in specs]
     found = []
     for title, own in zip(titles, each, strict=True):
         alike = [other for other, name in zip(each, titles, strict=True) if name == title]
-        apart = [key for key in own if any(other.get(key) != own[key] for other in alike)]
-        said = ", ".join(f"{key.removeprefix('params.')}={own[key]}" for key in apart)
+        keys = dict.fromkeys(key for other in alike for key in other)
+        apart = [key for key in keys if 2 * sum(other.get(key) == own.get(key) for other in alike) <= len(alike)]
+        said = ", ".join(f"{key.removeprefix('params.')}={own.get(key)}" for key in apart)
         found.append(f"{title} ({said})" if said else title)
     return found
 

@@ -111,3 +111,11 @@ def test_cells_of_one_title_are_told_apart_by_what_differs() -> None:
     assert len(set(titles)) == len(titles) == 5
     assert titles[0] == "cam/vit_s16/toy/strict/s0 (protocol.background=fixed:0.3)"
     assert titles[-1] == "dino/vit_s16/toy/strict/s0"
+
+
+def test_what_most_cells_of_a_title_share_is_not_in_it() -> None:
+    flips = [{}, {"protocol.flip": "mean"}, {"protocol.flip": "max"}, {"protocol.metric": "present"}, {"cam.epochs": 3}]
+    cells = expand([Grid(methods="cam", set=own) for own in flips], REGISTRY)
+    assert [title.partition(" ")[2] for title in distinct_titles([cell.spec for cell in cells])] == [
+        "", "(protocol.flip=mean)", "(protocol.flip=max)", "(protocol.metric=present)", "(epochs=3)",
+    ]  # fmt: skip
