@@ -165,6 +165,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "unrefined": of_records.unrefined,
     "left": of_records.left,
     "classes": of_records.classes,
+    "precisions": of_records.precisions,
     "short": of_records.short,
     "sensitivity": of_records.sensitivities,
     "fields": of_records.fields,

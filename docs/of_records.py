@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from harness.protocol import Protocol
 from harness.registry import Registry
+from harness.report.compare import compare
 from harness.report.dataframe import load_results, once, variant, varying
 from harness.report.figures import cost_figure, draw_sensitivity, parameters_figure, ranking_figure
 from harness.report.figures.canvas import LeftOut
@@ -134,6 +135,21 @@ def _of_same_trainings(folders: str) -> pd.DataFrame:
     found = _together(folders)
     trainings = {record["artefacts"]["fit"] for record in load_results(ROOT / folders.partition("+")[0]).record}
     return found[[record["artefacts"]["fit"] in trainings for record in found.record]]
+
+
+def precisions(folder: str) -> str:
+    """Return what the same weights score in fp32 and in bf16, and the difference over the same images."""
+    store, lines = Store(ROOT / folder), []
+    for (method, backbone, refine), own in load_results(ROOT / folder).groupby(["method", "backbone", "refine"]):
+        fp32, bf16 = sorted(own.record, key=lambda record: record["spec"]["protocol"]["precision"], reverse=True)
+        ((split, found),) = compare(fp32, bf16, store)["splits"].items()
+        points, low, high = (100 * value for value in found["difference"])
+        scores = [f"{100 * score:.1f}" for score in found["miou"]]
+        name = f"{method} {backbone.removeprefix('timm:')}" + (f" +{refine}" if refine != "none" else "")
+        lines.append([name, *scores, f"{points:+z.1f} [{low:z.1f} to {high:z.1f}]"])
+    return (
+        tabulate(lines, ["method", f"{split}, fp32", f"{split}, bf16", "points"], "pipe", disable_numparse=True) + "\n"
+    )
 
 
 def fields(folder: str) -> str:
