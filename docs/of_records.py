@@ -35,6 +35,7 @@ from harness.spec import expand, experiment
 
 ROOT = Path(__file__).parent.parent
 COMPARISON = "results/reference/comparison-short"
+UNDER_PROTOCOLS = f"results/reference/sensitivity-short+{COMPARISON}"
 
 
 def tables(folders: str) -> str:
@@ -131,8 +132,9 @@ def sensitivities(folders: str) -> str:
 
 
 def _of_same_trainings(folders: str) -> pd.DataFrame:
-    """Return the results of folders, of the trainings that the first one has records of."""
+    """Return the results of folders, of the trainings that the first one has records of, but for learned refiners."""
     found = _together(folders)
+    found = found[(found.refine == "none") | found.refine.str.startswith("crf:")]
     trainings = {record["artefacts"]["fit"] for record in load_results(ROOT / folders.partition("+")[0]).record}
     return found[[record["artefacts"]["fit"] in trainings for record in found.record]]
 
@@ -311,6 +313,7 @@ def draw() -> None:
     """Draw the figures of pages."""
     docs, store = ROOT / "docs", Store(ROOT / COMPARISON)
     draw_sensitivity(shared(load_results(ROOT / "results/reference/sensitivity")), docs / "sensitivity.png")
+    draw_sensitivity(shared(_of_same_trainings(UNDER_PROTOCOLS)), docs / "sensitivity-short.png")
     results = load_results(ROOT / COMPARISON)
     rows = coloured(once(results[(results.split == "val") & (results.refine == "none")]))
     with tempfile.TemporaryDirectory() as folder:
