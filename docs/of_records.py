@@ -296,8 +296,9 @@ def orders(folder: str) -> str:
 
 
 def sizes(folder: str) -> str:
-    """Return how well regions are found, by their size."""
-    return _all_of(by_size(load_results(ROOT / folder), Store(ROOT / folder)))
+    """Return how well regions are found without a refiner, by their size."""
+    found = load_results(ROOT / folder)
+    return _all_of(by_size(found[found.refine == "none"], Store(ROOT / folder)))
 
 
 def _ranked(folder: str) -> Mapping[Stand, Ranking]:
