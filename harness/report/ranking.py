@@ -138,7 +138,7 @@ def ranked(rows: pd.DataFrame, split: str, store: Store, without: list[str] | No
     ends = np.cumsum([len(own) for _, own in kept])[:-1]
     whole, drawn = np.split(100 * mean_iou(counts.sum(0)), ends), np.split(100 * resample(counts), ends, axis=1)
     methods = [Ranked(series, *scores) for (series, _), *scores in zip(kept, whole, drawn, strict=True)]
-    return Ranking(sorted(methods, key=lambda one: -one.miou.mean()))
+    return Ranking(sorted(methods, key=lambda one: (one.series.sees_masks, -np.nan_to_num(one.miou.mean()))))
 
 
 class Stand(NamedTuple):
