@@ -84,6 +84,8 @@ def left(folders: str) -> str:
                 refine, verify, f"seed {spec['seed']}",
             ]  # fmt: skip
             missing.setdefault(spec["method"], []).append(", ".join(part for part in parts if part not in ("", "none")))
+    if not missing:
+        return f"All {len(cells)} cells are scored.\n"
     rows = [[f"`{method}`", "; ".join(titles)] for method, titles in missing.items()]
     count = sum(map(len, missing.values()))
     lines = (
