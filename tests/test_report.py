@@ -11,7 +11,7 @@ from harness.protocol import Protocol
 from harness.registry import Registry
 from harness.report.dataframe import frame
 from harness.report.figures.series import coloured, colours, scored
-from harness.report.formats import markdown
+from harness.report.formats import FORMATS, markdown
 from harness.report.notes import mark
 from harness.report.of_experiment import named, only
 from harness.report.sensitivity import sensitivity, shared
@@ -255,3 +255,11 @@ def test_a_refiner_is_called_by_its_name_and_its_settings_are_a_note() -> None:
     (both,) = comparison(frame([record("cam", 0.4), irn, record("cam", 0.6, refine="irn")]))
     assert {"val +irn", "val +irn(epochs=8, crop=224)"} < set(both.columns)
     assert "irn with" not in " ".join(both.notes)
+
+
+def test_tables_whose_titles_begin_alike_are_files_of_their_own() -> None:
+    """A name ends after 80 characters: what differs later must not make one file write over another."""
+    titles = ["x" * 80 + "a", "x" * 80 + "b", "short", "short", "short-2"]
+    files = FORMATS["csv"]([Table(title, [title], []) for title in titles])
+    assert [text.strip() for text in files.values()] == titles
+    assert [*files][2:] == ["short.csv", "short-2.csv", "short-2-2.csv"]

@@ -90,16 +90,25 @@ def json_text(tables: Sequence[Table]) -> str:
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
-def file_name(title: str) -> str:
-    """Return a title as the name of a file."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:80]
+def csv_files(tables: Sequence[Table]) -> dict[str, str]:
+    """Return each table as CSV, by the name of its file."""
+    taken: set[str] = set()
+    return {f"{file_name(table.title, taken)}.csv": csv_text(table) for table in tables}
+
+
+def file_name(title: str, taken: set[str]) -> str:
+    """Return a title as the name of a file, and add it to those that are taken: no other table gets it."""
+    stem = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:80]
+    name = next(name for name in (stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3))) if name not in taken)
+    taken.add(name)
+    return name
 
 
 # What each format makes of the tables of a report: files by name.
 FORMATS: dict[str, Callable[[Sequence[Table]], dict[str, str]]] = {
     "md": lambda tables: {"report.md": "\n".join(map(markdown, tables))},
     "latex": lambda tables: {"report.tex": latex(tables)},
-    "csv": lambda tables: {f"{file_name(table.title)}.csv": csv_text(table) for table in tables},
+    "csv": csv_files,
     "json": lambda tables: {"report.json": json_text(tables)},
 }
 

@@ -224,16 +224,16 @@ def _section(table: Table, records: dict[str, Record], tips: _Tips, taken: set[s
                 )
             )  # fmt: skip
         rows.append(cells)
-    anchor = _slug(table.title, taken)
+    name = file_name(table.title, taken)
     columns = list(zip(table.columns, numeric, strict=True))
     return _Section(
-        anchor, table.title, columns, rows, table.notes, list(badges), scored, table.first_bound, _downloads(table)
-    )
+        f"table-{name}", table.title, columns, rows, table.notes, list(badges), scored, table.first_bound,
+        _downloads(table, name),
+    )  # fmt: skip
 
 
-def _downloads(table: Table) -> list[tuple[str, str, str]]:
+def _downloads(table: Table, stem: str) -> list[tuple[str, str, str]]:
     """Return a table as files that the page holds: the format's name, the file's and a link."""
-    stem = file_name(table.title)
     formats = (
         ("CSV", ".csv", csv_text(table)),
         ("Markdown", ".md", markdown(table)),
@@ -254,14 +254,6 @@ def _numeric(texts: list[str]) -> bool:
 
 def _tone(text: str) -> str:
     return _TONES.get(text.partition(" ")[0], "plain")
-
-
-def _slug(title: str, taken: set[str]) -> str:
-    """Return an anchor that no other table of the page has."""
-    stem = "table-" + re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-    slug = next(name for name in (stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3))) if name not in taken)
-    taken.add(slug)
-    return slug
 
 
 def _overlays(shown: list[Shown]) -> list[str]:
