@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from wsss_methods.single_stage import multi_scale, refined_labels, split_loss, stretched, warm_poly
+from wsss_methods.single_stage import HalfSize, multi_scale, split_loss, stretched, warm_poly
 
 from harness import Augment, Batch, Method, Phase, Step, TrainParams
 
@@ -92,9 +92,10 @@ class AFA(Method):
         with torch.no_grad():
             (cams,) = multi_scale(lambda images: (model.maps(images),), batch.images)
             cams = stretched(cams) * present[:, :, None, None]
-            labels = wanted = refined_labels(batch, cams, p.high, p.low)
+            refiner = HalfSize(batch)
+            labels = wanted = refiner.labels(cams, p.high, p.low)
             if step.iteration >= p.spread_from * step.total:
-                wanted = refined_labels(batch, cams, p.high, p.low, Spread(affinity, near, grid))
+                wanted = refiner.labels(cams, p.high, p.low, Spread(affinity, near, grid))
         coarse = functional.interpolate(labels[:, None].float(), grid).long()[:, 0]
         enlarged = functional.interpolate(seen["segmentation"].float(), wanted.shape[-2:], mode="bilinear")
         losses["affinity"] = p.affinity * affinity_loss(affinity, coarse, near)
@@ -148,7 +149,7 @@ class AFANet(nn.Module):
 
 
 class Spread:
-    """Spreads scores of an image to places of high affinity, once.
+    """Spreads scores of images to places of high affinity, once.
 
     Parameters
     ----------
@@ -163,10 +164,10 @@ class Spread:
         self.weights = transition(affinity.detach(), near)
         self.grid = grid
 
-    def __call__(self, number: int, scores: Tensor) -> Tensor:
-        small = functional.interpolate(scores[None], self.grid, mode="bilinear", align_corners=False)[0]
-        there = (small.flatten(1) @ self.weights[number]).view_as(small)
-        return functional.interpolate(there[None], scores.shape[-2:], mode="bilinear", align_corners=False)[0]
+    def __call__(self, scores: Tensor) -> Tensor:
+        small = functional.interpolate(scores, self.grid, mode="bilinear", align_corners=False)
+        there = (small.flatten(2) @ self.weights).view_as(small)
+        return functional.interpolate(there, scores.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def transition(affinity: Tensor, near: Tensor) -> Tensor:

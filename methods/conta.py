@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from wsss_methods.field import FieldMethod, FieldParams, classification, mean_padded, over_max, poly
-from wsss_methods.single_stage import refined_labels, split_loss
+from wsss_methods.single_stage import HalfSize, split_loss
 
 from harness import Augment, Batch, Phase, Step
 
@@ -99,7 +99,7 @@ class CONTA(FieldMethod):
             model.context.observe(masks, present, p.momentum)
             maps = over_max(model(images, masks)) * present[:, :, None, None]
             enlarged = functional.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)
-            labels = refined_labels(batch, enlarged, p.high, p.low)
+            labels = HalfSize(batch).labels(enlarged, p.high, p.low)
         wanted = functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
         return {"segmentation": split_loss(wanted, labels)}
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from wsss_methods.single_stage import refined_labels, split_loss
+from wsss_methods.single_stage import HalfSize, split_loss
 from wsss_methods.student import Student, StudentParams, gated_maps, token_contrast, token_labels
 from wsss_methods.vitpcm.views import jitter
 
@@ -88,7 +88,8 @@ class DuPL(Method):
             "discrepancy": p.discrepancy * likeness(seen[0]["dense"].float(), seen[1]["dense"].float()),
         }
         if done >= p.segment_from:
-            labels = [refined_labels(batch, cams, high, p.low) for cams, _ in maps]
+            refiner = HalfSize(batch)
+            labels = [refiner.labels(cams, high, p.low) for cams, _ in maps]
             sides = labels[0].shape[-2:]
             logits = [functional.interpolate(own["segmentation"].float(), sides, mode="bilinear") for own in seen]
             if done >= p.filter_from:

@@ -106,7 +106,7 @@ class OneStage(Method):
         """Return masks after PAMR, by the colours of the images at their grid."""
         small = functional.interpolate(images, masks.shape[-2:], mode="bilinear", align_corners=True)
         pamr = PAMR(PAMRParams(dilations=self.params.dilations, iterations=self.params.iterations))
-        return torch.stack([pamr.refined(image, mask) for image, mask in zip(small, masks, strict=True)])
+        return pamr.refined(small, masks)
 
     def score(self, model: Any, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         logits = model(images).float()

@@ -57,18 +57,22 @@ class PAMR(Refiner):
         return self.refined(pixels, torch.tensor(probabilities)).numpy()
 
     def refined(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Return what `refine` does, of a (3, H, W) image and a (C, H, W) mask where they lie."""
-        weights = self.weights(image)
+        """Return a (C, H, W) mask refined by a (3, H, W) image, where they lie; or a batch of masks by their images."""
+        return self.spread(self.weights(image), mask)
+
+    def weights(self, image: Tensor) -> Tensor:
+        """Return how much each pixel listens to each neighbour, see `affinities`."""
+        return affinities(image, self.params.dilations)
+
+    def spread(self, weights: Tensor, mask: Tensor) -> Tensor:
+        """Return a (C, H, W) mask, or a batch of them, after all iterations with what `weights` returns."""
+        each = weights.unsqueeze(-3).unbind()
         for _ in range(self.params.iterations):
             refined = torch.zeros_like(mask)
-            for weight, there in zip(weights, neighbours(mask, self.params.dilations), strict=True):
+            for weight, there in zip(each, neighbours(mask, self.params.dilations), strict=True):
                 refined.addcmul_(weight, there)
             mask = refined
         return mask
-
-    def weights(self, image: Tensor) -> Tensor:
-        """Return (8 * len(dilations), H, W): how much each pixel of a (3, H, W) image listens to each neighbour."""
-        return affinities(image, self.params.dilations)
 
 
 def affinities(image: Tensor, dilations: Sequence[int]) -> Tensor:
@@ -77,13 +81,14 @@ def affinities(image: Tensor, dilations: Sequence[int]) -> Tensor:
     Parameters
     ----------
     image : Tensor
-        (3, H, W) float, of any range.
+        (3, H, W) or (B, 3, H, W) float, of any range.
     dilations : sequence of int
 
     Returns
     -------
     Tensor
-        (8 * len(dilations), H, W), in the order of `neighbours`; sums to one over the neighbours.
+        (8 * len(dilations), H, W) or (8 * len(dilations), B, H, W), in the order of `neighbours`; sums to one over the
+        neighbours.
     """
     total, squares = torch.zeros_like(image), torch.zeros_like(image)
     for there in neighbours(image, dilations):
@@ -92,16 +97,17 @@ def affinities(image: Tensor, dilations: Sequence[int]) -> Tensor:
         squares += difference**2
     count = 9 * len(dilations)
     unit = 1e-8 + 0.1 * ((squares - total**2 / count) / (count - 1)).sqrt()
-    distances = [((there - image).abs() / unit).mean(0) for there in neighbours(image, dilations)]
+    distances = [((there - image).abs() / unit).mean(-3) for there in neighbours(image, dilations)]
     return torch.stack(distances).neg().softmax(0)
 
 
 def neighbours(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
-    """Yield, for one neighbour after the other, the (C, H, W) values that maps of that shape hold there."""
+    """Yield, for one neighbour after the other, what (C, H, W) or (B, C, H, W) maps hold there."""
     margin = max(dilations)
-    height, width = maps.shape[1:]
-    padded = functional.pad(maps[None], [margin] * 4, mode="replicate")[0]
+    height, width = maps.shape[-2:]
+    padded = functional.pad(maps, [margin] * 4, mode="replicate")
     for dilation in dilations:
         for down, right in product((-dilation, 0, dilation), repeat=2):
             if (down, right) != (0, 0):
-                yield padded[:, margin + down :, margin + right :][:, :height, :width]
+                top, left = margin + down, margin + right
+                yield padded[..., top : top + height, left : left + width]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -53,8 +54,14 @@ class PAR(PAMR):
         p = self.params
         there = torch.stack(list(neighbours(image, p.dilations)))
         unit = p.sharpness * (there.std(0) + 1e-8)
-        colour = (((there - image) / unit) ** 2).mean(1).neg().softmax(0)
-        ring = torch.tensor([2**0.5, 1, 2**0.5, 1, 1, 2**0.5, 1, 2**0.5])
-        distances = torch.cat([ring * dilation for dilation in p.dilations])
-        near = ((distances / (distances.std() + 1e-8) / p.sharpness) ** 2).neg().softmax(0)
-        return colour + p.position * near[:, None, None].to(image.device)
+        colour = (((there - image) / unit) ** 2).mean(-3).neg().softmax(0)
+        near = nearness(p.dilations, p.sharpness, image.device)
+        return colour + p.position * near.view(-1, *[1] * (colour.dim() - 1))
+
+
+@cache
+def nearness(dilations: tuple[int, ...], sharpness: float, device: torch.device) -> Tensor:
+    """Return the softmax over neighbours, in the order of `neighbours`; made once: a GPU's host waits for numbers."""
+    ring = torch.tensor([2**0.5, 1, 2**0.5, 1, 1, 2**0.5, 1, 2**0.5])
+    distances = torch.cat([ring * dilation for dilation in dilations])
+    return ((distances / (distances.std() + 1e-8) / sharpness) ** 2).neg().softmax(0).to(device)

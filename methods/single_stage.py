@@ -49,39 +49,56 @@ def confident(maps: Tensor, high: float, low: float) -> Tensor:
     return torch.where(strongest >= high, which + 1, torch.where(strongest <= low, torch.zeros_like(which), unknown))
 
 
-@torch.no_grad()
-def refined_labels(
-    batch: Batch, maps: Tensor, high: float, low: float, spread: Callable[[int, Tensor], Tensor] | None = None
-) -> Tensor:
-    """Return (B, H / 2, W / 2) labels of maps refined by PAR against a high and a low background, where both agree.
-
-    A class is one against the high background, background is what is that against both; all else, and padding, is 255.
+class HalfSize:
+    """PAR of the maps of a batch, at half the size of its images: what pixels listen to is worked out once.
 
     Parameters
     ----------
     batch : Batch
-    maps : Tensor
-        (B, K, H, W) in [0, 1], 0 for absent classes.
-    high, low : float
-    spread : callable, optional
-        What is done to the (C, H / 2, W / 2) scores of an image, by its number, before PAR.
     """
-    sides, par = [side // 2 for side in batch.images.shape[-2:]], PAR(PARParams())
-    images = functional.interpolate(batch.images, sides, mode="bilinear", align_corners=False)
-    maps = functional.interpolate(maps, sides, mode="bilinear", align_corners=False)
-    found = torch.full((len(maps), *sides), 255, device=maps.device)
-    for number, (image, own) in enumerate(zip(images, maps, strict=True)):
-        classes = batch.labels[number, 1:].nonzero()[:, 0]
-        names = torch.cat([classes.new_zeros(1), classes + 1])
-        best = []
-        for background in (high, low):
-            scores = torch.cat([own.new_full((1, *sides), background), own[classes]]).softmax(0)
-            scores = spread(number, scores) if spread else scores
-            best.append(names[par.refined(image, scores).argmax(0)])
-        found[number] = torch.where(best[0] > 0, best[0], torch.where(best[1] == 0, 0, 255))
-    if batch.valid is not None:
-        found[functional.interpolate(batch.valid.float(), sides)[:, 0] == 0] = 255
-    return found
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._sides = [side // 2 for side in batch.images.shape[-2:]]
+        self._par = PAR(PARParams())
+        self._weights = self._par.weights(self._shrunk(batch.images))
+        present = batch.labels[:, 1:] > 0
+        most = int(present.sum(1).max())
+        self._classes = present.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # an image's own first
+        self._others = ~present.gather(1, self._classes)[:, :, None, None]
+
+    def _shrunk(self, images: Tensor) -> Tensor:
+        return functional.interpolate(images, self._sides, mode="bilinear", align_corners=False)
+
+    @torch.no_grad()
+    def labels(self, maps: Tensor, high: float, low: float, spread: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Return (B, H / 2, W / 2) labels of refined maps against a high and a low background, where both agree.
+
+        A class is one against the high background, background is what is that against both; all else, and padding, is
+        255.
+
+        Parameters
+        ----------
+        maps : Tensor
+            (B, K, H, W) in [0, 1], 0 for absent classes.
+        high, low : float
+        spread : callable, optional
+            What is done to the (B, C, H / 2, W / 2) scores of images before PAR.
+        """
+        small = self._shrunk(maps)
+        own = small.gather(1, self._classes[:, :, None, None].expand(-1, -1, *self._sides))
+        own = own.masked_fill(self._others, -torch.inf)
+        scores = [torch.cat([torch.full_like(small[:, :1], level), own], 1).softmax(1) for level in (high, low)]
+        both = torch.cat([spread(one) if spread else one for one in scores], 1)
+        names = functional.pad(self._classes + 1, (1, 0))
+        strict, lax = (
+            names.gather(1, one.argmax(1).flatten(1)).unflatten(1, self._sides)
+            for one in self._par.spread(self._weights, both).chunk(2, 1)
+        )
+        found = torch.where(strict > 0, strict, torch.where(lax == 0, 0, 255))
+        if self._batch.valid is not None:
+            found[functional.interpolate(self._batch.valid.float(), self._sides)[:, 0] == 0] = 255
+        return found
 
 
 def split_loss(logits: Tensor, labels: Tensor) -> Tensor:

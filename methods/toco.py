@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
-from wsss_methods.single_stage import refined_labels, split_loss
+from wsss_methods.single_stage import HalfSize, split_loss
 from wsss_methods.student import Student, StudentParams, gated_maps, token_contrast, token_labels
 from wsss_methods.vitpcm.views import jitter
 
@@ -78,7 +78,7 @@ class ToCo(Method):
         if p.crops and p.local_crops:
             losses["crops"] = p.crops * self._crops(model, batch.images, auxiliary, seen["token"])
         if step.iteration >= p.segment_from * step.total:
-            wanted = refined_labels(batch, cams, p.high, p.low)
+            wanted = HalfSize(batch).labels(cams, p.high, p.low)
             enlarged = functional.interpolate(seen["segmentation"].float(), wanted.shape[-2:], mode="bilinear")
             losses["segmentation"] = p.segmentation * split_loss(enlarged, wanted)
         return losses
@@ -95,7 +95,7 @@ class ToCo(Method):
             flags.append(cut(codes[:, None], places, side).mean((1, 2, 3)) > 0.2)  # more than background
         model.follow(p.momentum)
         other = model.backbone.features(jitter(images).flip(3).clamp(0, 1)).tokens[:, 0]
-        local = [model.backbone.features(crop).tokens[:, 0] for crop in crops]
+        local = model.backbone.features(torch.cat(crops)).tokens[:, 0].chunk(p.local_crops)
         student = torch.stack([model.student(one) for one in (token, other, *local)], 1)
         with torch.no_grad():
             teacher = torch.stack([model.teacher(one) for one in (token, other)], 1)

@@ -36,7 +36,7 @@ def test_scores_spread_where_affinity_is() -> None:
     affinity = torch.eye(4)[None].clone()
     affinity[0, 0, 1] = affinity[0, 1, 0] = 1
     scores = torch.tensor([1.0, 0, 0, 0]).view(1, 2, 2)
-    found = Spread(affinity, torch.ones(4, 4, dtype=torch.bool), (2, 2))(0, scores)
+    found = Spread(affinity, torch.ones(4, 4, dtype=torch.bool), (2, 2))(scores[None])[0]
     assert found.flatten().tolist() == pytest.approx([1 / 2.1, 1 / 2.1, 0, 0])
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional
-from wsss_methods.single_stage import confident, refined_labels, split_loss, warm_poly
+from wsss_methods.single_stage import HalfSize, confident, split_loss, warm_poly
 from wsss_methods.student import token_contrast
 from wsss_methods.toco import ToCo, ToCoNet, ToCoParams, crop_contrast, cut, draw_places
 
 from harness import Batch, Step
 from harness.backbones import Weights, build_backbone
+from tests.operations import operations
 
 LABELS = torch.tensor([[[0, 0], [1, 1]]])
 
@@ -88,11 +90,34 @@ def test_refined_labels_follow_colours_and_leave_padding_out() -> None:
     valid = torch.ones(1, 1, 32, 32, dtype=torch.bool)
     valid[..., :4, :] = False
     batch = Batch(image, torch.tensor([[1.0, 0, 1]]), ["a"], valid)
-    found = refined_labels(batch, maps, 0.7, 0.25)
+    found = HalfSize(batch).labels(maps, 0.7, 0.25)
     assert found.shape == (1, 16, 16)
     assert (found[0, :2] == 255).all()
     assert (found[0, 3:, :7] == 0).all()
     assert (found[0, 3:, 10:] == 2).all()
+
+
+def test_images_of_a_batch_are_refined_together_as_each_is_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(4, 8, 6, 6, generator=generator)
+    present = torch.tensor([[1.0, 0, 1, 0, 1, 0], [1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
+    images, maps = functional.interpolate(coarse, (48, 48), mode="bilinear").split((3, 5), 1)
+    maps = maps * present[:, 1:, None, None]
+    batches = [Batch(images[which], present[which], list("abcd")[which]) for which in (slice(0, 2), slice(0, 4))]
+    found = HalfSize(batches[1]).labels(maps, 0.55, 0.35, torch.sqrt)
+    alone = [
+        HalfSize(Batch(images[i : i + 1], present[i : i + 1], ["a"])).labels(maps[i : i + 1], 0.55, 0.35, torch.sqrt)
+        for i in range(4)
+    ]
+    assert torch.equal(found, torch.cat(alone))
+    assert [labels.unique().tolist() for labels in found] == [[0, 2, 4, 255], [0, 1, 255], [0], [1, 2, 3, 4, 5, 255]]
+    few, many = (operations(partial(labelled, batch, maps[: len(batch.ids)])) for batch in batches)
+    assert few.done.total() == many.done.total()
+    assert few.waited.total() == many.waited.total() == 1
+
+
+def labelled(batch: Batch, maps: torch.Tensor) -> torch.Tensor:
+    return HalfSize(batch).labels(maps, 0.55, 0.35)
 
 
 def test_the_learning_rate_jumps_after_its_warm_up_as_the_authors_does() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from wsss_methods.vitpcm import VitPCM, VitPCMParams, losses, views
 from wsss_methods.vitpcm.model import HVBiLSTM, PCMNet
+
+from tests.operations import operations
 
 FLIPS = torch.tensor([0.5, 0.5, 0.5])
 
@@ -225,6 +228,23 @@ def test_switches_and_gradients(switches: dict[str, bool], names: set[str]) -> N
     assert model.training
     torch.stack(list(found.values())).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.head_parameters())
+
+
+def test_a_step_asks_the_device_for_nothing_and_for_more_images_does_no_more_operations() -> None:
+    from harness import Batch, Step
+
+    torch.manual_seed(0)
+    method = VitPCM(VitPCMParams(image_size=96))
+    model = method.build(Patches(), 3).train()
+
+    def step(batch: Batch) -> None:
+        found = method.training_step(model, batch, Step(0, 1, 0, 1))
+        torch.stack(list(found.values())).sum().backward()
+
+    batches = [Batch(torch.rand(count, 3, 96, 96), torch.ones(count, 3), []) for count in (8, 8, 16)]
+    _, few, many = (operations(partial(step, batch)) for batch in batches)
+    assert few.waited.total() == many.waited.total() == 0
+    assert few.done.total() == many.done.total() > 300
 
 
 def test_the_papers_word_is_taken_only_where_nothing_else_was_said() -> None:
