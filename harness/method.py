@@ -172,11 +172,14 @@ class RefinerParams(Frozen):
 
     summary: str = ""
     source: str = ""
-    align_corners: bool | None = None
+    align_corners: bool | None = Field(None, json_schema_extra={"stage": "mask"})
 
 
 class TrainedRefinerParams(RefinerParams):
     """Settings of a refiner that learns.
+
+    A field that its training does not depend on is marked `json_schema_extra={"stage": "mask"}`: changing it refines
+    again but does not train again.
 
     Attributes
     ----------

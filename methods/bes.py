@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
-from wsss_methods.irn import IRN, confident
+from wsss_methods.irn import IRN, OfUse, confident
 
 from harness import Batch, Step, TrainedRefinerParams
 
@@ -53,9 +53,9 @@ class BESParams(TrainedRefinerParams):
     window: int = Field(13, ge=3)
     share: float = Field(0.3, gt=0, lt=0.5)
     difference: float = Field(0.1, gt=0, lt=0.5)
-    walk_radius: int = Field(5, ge=2)
-    beta: float = Field(5.0, gt=0)
-    squarings: int = Field(8, ge=0, le=12)
+    walk_radius: int = Field(5, ge=2, json_schema_extra=OfUse)
+    beta: float = Field(5.0, gt=0, json_schema_extra=OfUse)
+    squarings: int = Field(8, ge=0, le=12, json_schema_extra=OfUse)
 
 
 class BES(IRN):

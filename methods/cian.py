@@ -53,7 +53,7 @@ class CIANParams(TrainedRefinerParams):
     labels: str = "crf:irn"
     width: int = Field(1024, ge=1)
     dilation: int = Field(12, ge=1)
-    longest: int = Field(512, ge=32)
+    longest: int = Field(512, ge=32, json_schema_extra={"stage": "mask"})
 
 
 class CIAN(Refiner):

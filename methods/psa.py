@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from wsss_methods.field import poly
-from wsss_methods.irn import confident, pair_loss
+from wsss_methods.irn import OfUse, confident, pair_loss
 from wsss_methods.irn.walk import offsets, shifted, walk
 
 from harness import Augment, Batch, Phase, Refiner, Step, TrainedRefinerParams
@@ -52,9 +52,9 @@ class PSAParams(TrainedRefinerParams):
     low: float = Field(32.0, gt=0)
     labels: str = "crf:psa"
     radius: int = Field(5, ge=2)
-    beta: float = Field(8.0, gt=0)
-    squarings: int = Field(8, ge=0, le=12)
-    background_power: float = Field(16.0, gt=0)
+    beta: float = Field(8.0, gt=0, json_schema_extra=OfUse)
+    squarings: int = Field(8, ge=0, le=12, json_schema_extra=OfUse)
+    background_power: float = Field(16.0, gt=0, json_schema_extra=OfUse)
 
 
 class PSA(Refiner):

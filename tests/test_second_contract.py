@@ -70,6 +70,19 @@ def test_settings_of_a_parent_and_of_a_refiner_are_set_by_their_names(tmp_path: 
     assert plan.cells[0].cell.spec.refiner == {"epochs": 5}
 
 
+def test_a_setting_of_the_walk_refines_again_and_does_not_train_again(tmp_path: Path) -> None:
+    def keys(**settings: Any) -> tuple[str, str]:
+        own = {"*.image_size": 64, "cam.epochs": 1} | {f"irn.{name}": value for name, value in settings.items()}
+        (cell,) = planned(tmp_path, methods="cam", refine="irn", set=own).cells
+        return cell.artefacts["fit_refiner"], cell.artefacts["splits"]["val"]["mask"][0]
+
+    trained, refined = keys()
+    for walk in ({"beta": 5.0}, {"squarings": 4}, {"walk_radius": 3}, {"align_corners": True}):
+        assert keys(**walk)[0] == trained
+        assert keys(**walk)[1] != refined
+    assert keys(radius=8)[0] != trained
+
+
 def test_a_refiner_learns_from_masks_of_the_scores_that_it_refines_and_sees_no_ground_truth(
     done: tuple[Plan, Store],
 ) -> None:

@@ -11,7 +11,7 @@ from harness.cell import Cell
 from harness.data.index import ImageFile
 from harness.errors import UserError
 from harness.inputs import Inputs
-from harness.method import Method
+from harness.method import Method, Refiner
 from harness.rules import Rule, Rules
 from harness.run.opened import OpenedCell
 from harness.spec import refiner_config
@@ -229,8 +229,9 @@ class CellGraph(OpenedCell):
             roles |= {f"pseudo/{number}/{node.config.shard}": node.key for node in nodes}
         backbone = self.refiner["params"]["backbone"] or self.spec.backbone
         timm, weights = self.inputs.backbone(self.refiner_class, backbone, self.cell.weights)
+        trained = self.refiner | {"params": _fit_params(self.refiner_class, self.refiner["params"])}
         config = configs.FitRefinerConfig(
-            refiner=self.refiner, timm=timm, weights=weights.sha256 or weights.source, class_ids=self.class_ids,
+            refiner=trained, timm=timm, weights=weights.sha256 or weights.source, class_ids=self.class_ids,
             seed=self.spec.seed, precision=self.protocol.precision,
         )  # fmt: skip
         return self._add("fit_refiner", config, [self._given(split)], f"{self.title} {self.protocol.refine}", roles)
@@ -293,7 +294,8 @@ class CellGraph(OpenedCell):
         }  # fmt: skip
 
 
-def _fit_params(method: type[Method], params: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters that training depends on: all but those marked as of the stage `score`."""
-    marks = {name: field.json_schema_extra for name, field in method.Params.model_fields.items()}
-    return {name: value for name, value in params.items() if marks[name] != {"stage": "score"}}
+def _fit_params(plugin: type[Method] | type[Refiner], params: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that training depends on: all but those marked as of the stage where the model is used."""
+    used = {"stage": "score" if plugin.kind == "method" else "mask"}
+    marks = {name: field.json_schema_extra for name, field in plugin.Params.model_fields.items()}
+    return {name: value for name, value in params.items() if marks[name] != used}

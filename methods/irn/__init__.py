@@ -16,6 +16,7 @@ from harness import Augment, Batch, Phase, Refiner, Step, TrainedRefinerParams
 
 STRIDE = 4  # pixels of an image per place of its boundary map
 _EPSILON = 1e-5
+OfUse: dict[str, Any] = {"stage": "mask"}  # a setting of the walk, on which training does not depend
 
 
 class IRNParams(TrainedRefinerParams):
@@ -50,9 +51,9 @@ class IRNParams(TrainedRefinerParams):
     low: float = Field(0.05, ge=0, le=1)
     labels: str = "crf:irn"
     radius: int = Field(10, ge=2)
-    walk_radius: int = Field(5, ge=2)
-    beta: float = Field(10.0, gt=0)
-    squarings: int = Field(8, ge=0, le=12)
+    walk_radius: int = Field(5, ge=2, json_schema_extra=OfUse)
+    beta: float = Field(10.0, gt=0, json_schema_extra=OfUse)
+    squarings: int = Field(8, ge=0, le=12, json_schema_extra=OfUse)
 
 
 class IRN(Refiner):
