@@ -188,6 +188,18 @@ def test_a_record_of_a_time_without_curves_is_left_out_of_them(store: Store, tmp
     assert learning_curves(found, tmp_path / "learning").left_out == ("recorded without its curves: vitpcm",)
 
 
+def test_what_a_refiner_learned_is_a_figure_of_its_own(store: Store, tmp_path: Path) -> None:
+    add(store, "vitpcm", GOOD, losses=[0.8, 0.6])
+    add(store, "vitpcm", GOOD, refine="irn")
+    found = rows(store)
+    refined = found.record[found.refine == "irn"].iloc[0]
+    refined["artefacts"]["fit_refiner"] = digest("irn")
+    refined["stages"] = [{"stage": "fit_refiner", "curves": [{"epoch": 1, "lr": 0.1, "pairs": 0.7}]}]
+    (pairs, rate) = drawn(learning_curves(found, tmp_path / "learning", "fit_refiner")).axes[:2]
+    assert (pairs.get_title(), rate.get_title()) == ("loss: pairs", "learning rate")
+    assert [(line.get_label(), *line.get_ydata()) for line in pairs.lines] == [("vitpcm +irn", 0.7)]
+
+
 def test_threshold_curves_peak_where_their_dot_is(store: Store, tmp_path: Path) -> None:
     add(store, "vitpcm", GOOD, sweep=[0.2, 0.4, 0.6, 0.1])
     add(store, "vitpcm", GOOD, refine="crf:vitpcm")

@@ -13,6 +13,7 @@ from harness import Session, training
 from harness.backbones import Weights
 from harness.inputs import Inputs
 from harness.registry import Registry
+from harness.results.record import curves_of
 from harness.results.store import Store
 from harness.run.plan import Plan, plan_cells
 from harness.run.record import record_of
@@ -60,6 +61,17 @@ def test_the_record_of_a_child_says_from_what_it_started_and_how_it_was_trained(
     assert phases[0]["augment"]["resize"] == "scale"
     assert phases[0]["clip_norm"] == 1.0
     assert phases[1]["optimizer"] == "SGD"
+
+
+def test_the_record_of_what_a_refiner_learned_to_refine_holds_its_losses(done: tuple[Plan, Store]) -> None:
+    plan, store = done
+    refined = record_of(plan.cells[1], plan, store)
+    assert [(row["epoch"], set(row)) for row in curves_of(refined, "fit_refiner") or []] == [
+        (1, {"epoch", "lr", "foreground"}),
+        (2, {"epoch", "lr", "foreground"}),
+    ]
+    assert curves_of(refined, "fit") == refined["curves"]
+    assert curves_of(record_of(plan.cells[0], plan, store), "fit_refiner") is None
 
 
 def test_settings_of_a_parent_and_of_a_refiner_are_set_by_their_names(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def _of_protocol(
     yield figures.class_bars(rows, folder / f"classes-{name}", split)
     yield figures.confusion_matrix(rows, store, folder / f"confusion-{name}", split)
     yield figures.learning_curves(rows, folder / f"learning-{name}")
+    if any(record["artefacts"].get("fit_refiner") for record in rows.record):
+        yield figures.learning_curves(rows, folder / f"learning-refiners-{name}", "fit_refiner")
     yield figures.threshold_curves(rows, store, folder / f"thresholds-{name}", split)
     if dataset is None:
         return

@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.cell import settings
 from harness.errors import UserError
-from harness.results.record import Record
+from harness.results.record import Record, curves_of
 
 PROJECT = "wsss-harness"
 
@@ -28,7 +28,7 @@ class Tracked:
     config : dict
         Settings by dotted name: method, backbone, dataset, seed, the method's own and the protocol's.
     curves : list of tuple
-        Epoch and losses by name.
+        Step and losses by `STAGE/LOSS`, in the order of steps: epochs of a training, iterations of a verifier's.
     scores : dict
         Shares in [0, 1] by `SPLIT/METRIC`.
     """
@@ -50,11 +50,13 @@ def tracked(record: Record) -> Tracked:
         if isinstance(value := metrics.get(name), float)
     }
     scores |= {f"{split}/verified": float(found["miou"]) for split, found in (record.get("verification") or {}).items()}
-    curves = [
-        (int(epoch["epoch"]), {f"fit/{name}": float(value) for name, value in epoch.items() if name != "epoch"})
-        for epoch in record.get("curves") or []
-    ]
-    return Tracked(record["key"], record["title"], config, curves, scores)
+    curves: dict[int, dict[str, float]] = {}
+    for stage in ("fit", "fit_refiner", "verify"):
+        for row in curves_of(record, stage) or []:
+            losses = dict(row)
+            step = int(losses.pop("iteration" if stage == "verify" else "epoch"))
+            curves.setdefault(step, {}).update({f"{stage}/{name}": float(value) for name, value in losses.items()})
+    return Tracked(record["key"], record["title"], config, sorted(curves.items()), scores)
 
 
 def to_csv(runs: Iterable[Tracked], out: Path) -> Path:

@@ -50,7 +50,7 @@ class BestThreshold(TypedDict):
 
 @OPEN
 class StageFacts(TypedDict):
-    """What a stage took, and the last lines that it printed."""
+    """What a stage took, and the last lines that it printed; of a refiner's and a verifier's training, its losses."""
 
     stage: str
     key: Key
@@ -61,6 +61,7 @@ class StageFacts(TypedDict):
     bytes: int
     images_at_once: NotRequired[int]
     log: NotRequired[list[str]]
+    curves: NotRequired[list[dict[str, float]]]
 
 
 class Record(TypedDict, total=False):
@@ -132,6 +133,13 @@ class _NotDone(_Base):
     reason: str
     failed_stage: str
     tail: str
+
+
+def curves_of(record: Record, stage: str) -> list[dict[str, float]] | None:
+    """Return losses and learning rate over a training, `fit`, `fit_refiner` or `verify`; None where none are known."""
+    if stage == "fit":
+        return record.get("curves")
+    return next((facts.get("curves") for facts in record.get("stages", []) if facts["stage"] == stage), None)
 
 
 _ALWAYS = ("key", "title", "status", "spec", "ended")

@@ -23,14 +23,14 @@ from harness.report.figures.canvas import (
     tidy,
 )
 from harness.report.figures.series import Series, colours, scored
-from harness.results.record import Record
+from harness.results.record import Record, curves_of
 from harness.results.store import Store, UnusableArtefactError
 from harness.strict import canonical
 
 _DOTTED = 20  # a line of fewer points shows them
 
 
-def learning_curves(results: pd.DataFrame, path: Path) -> Drawn:
+def learning_curves(results: pd.DataFrame, path: Path, stage: str = "fit") -> Drawn:
     """Draw every loss, and the learning rate, over the epochs: a panel for each, a line for each training.
 
     Parameters
@@ -39,6 +39,8 @@ def learning_curves(results: pd.DataFrame, path: Path) -> Drawn:
         Rows of one dataset, as `load_results` gives them. A training that several rows share is drawn once.
     path : Path
         Where to write, without a suffix.
+    stage : {"fit", "fit_refiner"}
+        Whose training: the method's, or the refiner's.
 
     Returns
     -------
@@ -48,8 +50,8 @@ def learning_curves(results: pd.DataFrame, path: Path) -> Drawn:
     caption = "losses and learning rate over the epochs; several seeds: mean ± a standard deviation"
     left = LeftOut()
     lines: list[tuple[Series, dict[str, pd.DataFrame]]] = []
-    for series in _once(results, "fit"):
-        curves = {row.seed: row.record.get("curves") for row in series.rows.itertuples()}
+    for series in _once(results, stage):
+        curves = {row.seed: curves_of(row.record, stage) for row in series.rows.itertuples()}
         tables = {seed: pd.DataFrame(epochs).set_index("epoch") for seed, epochs in curves.items() if epochs}
         if tables:
             whole = pd.concat(tables, axis=1)
