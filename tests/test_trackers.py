@@ -21,14 +21,11 @@ def test_a_record_is_settings_curves_and_scores() -> None:
     run = tracked(trained())
     assert (run.config["method"], run.config["params.epochs"], run.config["protocol.name"]) == ("cam", 3, "strict")
     assert run.curves[1] == (2, {"fit/bce": 0.25, "fit/lr": 0.05})
-    stages = [
-        {"stage": "fit_refiner", "curves": [{"epoch": 2, "pairs": 0.5}]},
-        {"stage": "verify", "curves": [{"iteration": 40, "ce": 1}]},
-    ]
-    steps = tracked(trained() | {"stages": stages}).curves
-    assert [step for step, _ in steps] == [1, 2, 40]
-    assert steps[1][1].keys() == {"fit/bce", "fit/lr", "fit_refiner/pairs"}
-    assert steps[2][1] == {"verify/ce": 1.0}
+    stages = [{"stage": "fit_refiner", "curves": [{"epoch": 2, "pairs": 0.5}, {"epoch": 3, "pairs": 0.4}]}]
+    epochs = tracked(trained() | {"stages": stages}).curves
+    assert [epoch for epoch, _ in epochs] == [1, 2, 3]
+    assert epochs[1][1].keys() == {"fit/bce", "fit/lr", "fit_refiner/pairs"}
+    assert epochs[2][1] == {"fit_refiner/pairs": 0.4}
     assert run.scores["val/miou"] == 0.3
     failed = tracked(record("cam", 0.3) | {"status": "failed", "metrics": {}})
     assert (failed.config["status"], failed.scores, failed.curves) == ("failed", {}, [])

@@ -28,7 +28,7 @@ class Tracked:
     config : dict
         Settings by dotted name: method, backbone, dataset, seed, the method's own and the protocol's.
     curves : list of tuple
-        Step and losses by `STAGE/LOSS`, in the order of steps: epochs of a training, iterations of a verifier's.
+        Epoch and losses by `STAGE/LOSS`.
     scores : dict
         Shares in [0, 1] by `SPLIT/METRIC`.
     """
@@ -51,11 +51,10 @@ def tracked(record: Record) -> Tracked:
     }
     scores |= {f"{split}/verified": float(found["miou"]) for split, found in (record.get("verification") or {}).items()}
     curves: dict[int, dict[str, float]] = {}
-    for stage in ("fit", "fit_refiner", "verify"):
+    for stage in ("fit", "fit_refiner"):
         for row in curves_of(record, stage) or []:
-            losses = dict(row)
-            step = int(losses.pop("iteration" if stage == "verify" else "epoch"))
-            curves.setdefault(step, {}).update({f"{stage}/{name}": float(value) for name, value in losses.items()})
+            losses = {f"{stage}/{name}": float(value) for name, value in row.items() if name != "epoch"}
+            curves.setdefault(int(row["epoch"]), {}).update(losses)
     return Tracked(record["key"], record["title"], config, sorted(curves.items()), scores)
 
 

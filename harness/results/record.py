@@ -50,7 +50,7 @@ class BestThreshold(TypedDict):
 
 @OPEN
 class StageFacts(TypedDict):
-    """What a stage took, and the last lines that it printed; of a refiner's and a verifier's training, its losses."""
+    """What a stage took, and the last lines that it printed; of a refiner's training, its losses."""
 
     stage: str
     key: Key
@@ -136,7 +136,7 @@ class _NotDone(_Base):
 
 
 def curves_of(record: Record, stage: str) -> list[dict[str, float]] | None:
-    """Return losses and learning rate over a training, `fit`, `fit_refiner` or `verify`; None where none are known."""
+    """Return losses and learning rate over a training, `fit` or `fit_refiner`; None where none are known."""
     if stage == "fit":
         return record.get("curves")
     return next((facts.get("curves") for facts in record.get("stages", []) if facts["stage"] == stage), None)

@@ -119,6 +119,6 @@ def _stage(artefact: Artefact) -> StageFacts:
     log = artefact.path / LOG
     printed = log.read_text("utf-8", "replace").splitlines()[-LOG_LINES:] if log.exists() else []
     found = {name: artefact.manifest[name] for name in kept if name in artefact.manifest}
-    if artefact.stage in ("fit_refiner", "verify"):
+    if artefact.stage == "fit_refiner":
         found["curves"] = artefact.json("curves.json")
     return cast("StageFacts", found | {"log": [line[:200] for line in printed]})
