@@ -134,7 +134,7 @@ def sensitivities(folders: str) -> str:
 
 
 def _of_same_trainings(folders: str) -> pd.DataFrame:
-    """Return the results of folders, of the trainings that the first one has records of, but for learned refiners."""
+    """Return what the trainings that the first folder has records of scored in all folders, unrefined or by a CRF."""
     found = _together(folders)
     found = found[(found.refine == "none") | found.refine.str.startswith("crf:")]
     trainings = {record["artefacts"]["fit"] for record in load_results(ROOT / folders.partition("+")[0]).record}

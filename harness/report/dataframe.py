@@ -26,10 +26,10 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
     -------
     DataFrame
         One row per cell and scored split; one with an empty split for a cell that was not done. `name` is what an
-        experiment calls it, empty where none does. `miou`, with its 95 %
-        interval over images from `low` to `high`, `pixacc`, `macc`, `coverage` and `pxap` are shares in [0, 1];
-        `best` is the mIoU at the background threshold that is best on the split's own pixels, an oracle; `iou`
-        maps class names to IoU; `parameters` counts weights; `settings` is the method's; `record` is the whole record.
+        experiment calls it, empty where none does. `miou`, with its 95 % interval over images from `low` to `high`,
+        `pixacc`, `macc`, `coverage` and `pxap` are shares in [0, 1]; `best` is the mIoU at the background threshold
+        that is best on the split's own pixels, an oracle; `iou` maps class names to IoU; `parameters` counts weights;
+        `settings` is the method's; `record` is the whole record.
         Of a cell with a verification, `verify` names it, `verified` is its mIoU, from `verified_low` to
         `verified_high`, and `pipeline` counts the weights of method and verifier.
 

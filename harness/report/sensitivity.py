@@ -44,7 +44,7 @@ def shared(results: pd.DataFrame) -> pd.DataFrame:
 
 def common(records: Iterable[Record]) -> list[str]:
     """Return what was changed of the protocol of every record."""
-    first, *others = ([*protocol_changes(record)] for record in records)
+    first, *others = map(protocol_changes, records)
     return [change for change in first if all(change in own for own in others)]
 
 

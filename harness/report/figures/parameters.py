@@ -136,8 +136,12 @@ def _measured(results: pd.DataFrame, split: str, left: LeftOut) -> list[Point]:
     points: list[Point] = []
     rows = results[results.split == split]
     verified = rows[rows.verified.notna()]
-    alike = [canonical([series_of(record), record["spec"]["verifier"]]) for record in verified.record]
-    squares = [(series_of(own.record.iloc[0]), own) for _, own in verified.groupby(alike)]
+    squares = verified.groupby(
+        [
+            [series_of(record) for record in verified.record],
+            [canonical(record["spec"]["verifier"]) for record in verified.record],
+        ]
+    )
     for series in scored(once(rows), split):
         total = series.rows.parameters.iloc[0]
         if not total or np.isnan(total):
@@ -149,7 +153,7 @@ def _measured(results: pd.DataFrame, split: str, left: LeftOut) -> list[Point]:
         points.append(_point(series.label, "bpm", total, series.rows.miou))
         points += [
             _point(series.label, "segmentation", own.pipeline.iloc[0], own.verified)
-            for key, own in squares
+            for (key, _), own in squares
             if key == series_of(series.record)
         ]
     return points
