@@ -29,7 +29,8 @@ from harness.report.figures import (
     threshold_curves,
 )
 from harness.results.store import Store
-from tests.test_figures import BAD, GOOD, PUBLISHED, ROOT, Tiny, add, drawn, rows, store, tiny
+from tests.test_figures import BAD, GOOD, Tiny, add, drawn, rows, store, tiny
+from tests.test_figures_against_miou import PUBLISHED, ROOT
 
 __all__ = ["store", "tiny"]  # fixtures
 
