@@ -174,6 +174,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "steps": of_records.steps,
     "changes": of_records.changes,
     "gains": of_records.gains,
+    "walks": of_records.walks,
     "orders": of_records.orders,
     "sizes": of_records.sizes,
     "template": template,

@@ -292,6 +292,20 @@ def gains(folder: str) -> str:
     return _all_of(refiner_gains(_ranked(folder)))
 
 
+def walks(folders: str) -> str:
+    """Return what the refiners of the first folder score by their settings, beside the same training unrefined."""
+    every, own = _together(folders), load_results(ROOT / folders.partition("+")[0])
+    trainings = {record["artefacts"]["fit"] for record in own.record}
+    found = once(every[[record["artefacts"]["fit"] in trainings for record in every.record]])
+    lines = [["none", "", f"{100 * miou:.1f}"] for miou in found[found.refine == "none"].miou]
+    for name, rows in own.groupby([record["spec"]["protocol"]["refine"] for record in own.record], sort=False):
+        settings = [record["spec"]["refiner"] for record in rows.record]
+        shown = varying(settings)
+        for changed, miou in sorted(zip((variant(one, shown) for one in settings), rows.miou, strict=True)):
+            lines.append([f"`{name}`", changed or "as its authors have it", f"{100 * miou:.1f}"])
+    return tabulate(lines, ["refiner", "walk", "val mIoU"], "pipe", disable_numparse=True) + "\n"
+
+
 def orders(folder: str) -> str:
     """Return whether methods stand in the order that published tables have them in."""
     return _all_of(published_order(_ranked(folder), published(Registry())))
