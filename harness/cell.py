@@ -81,7 +81,7 @@ def settings(nested: Mapping[str, Any]) -> dict[str, Any]:
 
 def refiner_name(refine: str, settings: Mapping[str, Any] | None) -> str:
     """Return what people call a refiner: as it was asked for, with the settings that differ from its preset's."""
-    said = ", ".join(f"{key}={file_name(value)}" for key, value in (settings or {}).items())
+    said = ", ".join(f"{key}={file_name(value)}" for key, value in sorted((settings or {}).items()))
     return f"{refine}({said})" if said else refine
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.protocol import Protocol
 from harness.registry import Registry
-from harness.report.dataframe import frame
+from harness.report.dataframe import frame, newest
 from harness.report.figures.series import coloured, colours, scored
 from harness.report.formats import FORMATS, markdown
 from harness.report.notes import mark
@@ -245,16 +245,32 @@ def test_footnotes_go_on_after_z() -> None:
 
 
 def test_a_refiner_is_called_by_its_name_and_its_settings_are_a_note() -> None:
-    """Unless two of them differ in settings only."""
+    """Of several of one preset those settings tell them apart in which they differ."""
     settings = {"epochs": 8, "crop": 224}
     irn = record("cam", 0.5, refine="irn")
     irn["spec"]["refiner"] = settings
     (table,) = comparison(frame([record("cam", 0.4), irn]))
     assert "val +irn [a]" in table.columns
-    assert "[a] irn with epochs=8, crop=224" in table.notes
+    assert "[a] irn with crop=224, epochs=8" in table.notes
     (both,) = comparison(frame([record("cam", 0.4), irn, record("cam", 0.6, refine="irn")]))
-    assert {"val +irn", "val +irn(epochs=8, crop=224)"} < set(both.columns)
+    assert {"val +irn", "val +irn(crop=224, epochs=8)"} < set(both.columns)
     assert "irn with" not in " ".join(both.notes)
+    soft = record("cam", 0.6, refine="irn")
+    soft["spec"]["refiner"] = {"epochs": 8, "beta": 5, "crop": 224}
+    (both,) = comparison(frame([irn, soft]))
+    assert {"val +irn [a]", "val +irn(beta=5) [a]"} < set(both.columns)
+    assert "[a] irn with crop=224, epochs=8" in both.notes
+
+
+def test_of_a_cell_that_was_run_again_by_a_newer_stage_the_newest_record_counts() -> None:
+    """A failure does not replace a score, and another source of the method is another row."""
+    first, again = record("cam", 0.4), record("cam", 0.6) | {"key": "again", "ended": "2026-02-01T00:00:00Z"}
+    failed = record("cam", 0.4) | {"key": "failed", "ended": "2026-03-01T00:00:00Z", "status": "failed", "metrics": {}}
+    other = record("cam", 0.5) | {"key": "other", "method_version": "0" * 16}
+    assert set(newest(frame([again, first, failed, other])).key) == {"again", "other"}
+    assert set(newest(frame([record("cam", 0.4, seed=seed) for seed in (0, 1)])).seed) == {0, 1}
+    labels = [series.label for series in scored(frame([first, other]), "val")]
+    assert labels == ["cam (other)", f"cam ({first['key'][:8]})"]
 
 
 def test_tables_whose_titles_begin_alike_are_files_of_their_own() -> None:

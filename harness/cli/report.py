@@ -59,7 +59,7 @@ def command(
     from harness.registry import Registry
     from harness.report.all_figures import album, images_of_all
     from harness.report.citations import bibtex
-    from harness.report.dataframe import frame
+    from harness.report.dataframe import frame, newest
     from harness.report.formats import FORMATS, figure_markdown, show
     from harness.report.html import methods_of, page_title, write_page
     from harness.report.of_experiment import named, only
@@ -75,7 +75,9 @@ def command(
             raise UserError(f"--format {name}: {closest(name, ['html', *FORMATS])}")
     registry = Registry(plugins or ())
     store = Store(results)
-    found = frame(store.records())
+    stored = frame(store.records())
+    found = newest(stored)
+    replaced = stored.key.nunique() - found.key.nunique()
     chosen = {name: experiment(registry, name) for name in experiments or []}
     kinds = {one.report for one in chosen.values()}
     kind = kinds.pop() if len(kinds) == 1 else "comparison"
@@ -87,6 +89,9 @@ def command(
     if as_json:
         print_json(list(found.drop_duplicates("key").record))
         return
+    if replaced:
+        again = "run again by a newer stage or refiner, the newest record of each counts"
+        messages().print(f"note: cells that were {again}: {replaced}", highlight=False)
     with messages().status("resampling images"):
         order = rankings(found, store)
         tables = _tables(found, kind, judged, registry, store, order)

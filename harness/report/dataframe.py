@@ -49,6 +49,25 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     return table
 
 
+def newest(results: pd.DataFrame) -> pd.DataFrame:
+    """Return rows without those of cells that were run again since: with another version of a stage, or of a refiner.
+
+    Cells of two versions of a method's source stay: they are two rows of a table.
+    """
+    cells = [
+        canonical([record["spec"], record.get("weights"), record.get("data"), version_of(record)])
+        for record in results.record
+    ]
+    ended = results.assign(cell=cells, done=results.status == "done", ended=[one["ended"] for one in results.record])
+    last = ended.sort_values(["done", "ended"], kind="stable").drop_duplicates("cell", keep="last")
+    return results[results.key.isin(last.key)]
+
+
+def version_of(record: Record) -> str:
+    """Return the version of a method's source; empty in records of a time without it."""
+    return str(record.get("method_version", ""))
+
+
 def once(results: pd.DataFrame) -> pd.DataFrame:
     """Return rows without repeats of the same masks: cells that differ only in their verification share them."""
     return results[~pd.Series([_masks(row) for row in results.itertuples()], results.index, dtype=str).duplicated()]

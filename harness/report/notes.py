@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from string import ascii_lowercase
 from typing import Any
@@ -80,14 +79,29 @@ def mark(number: int) -> str:
 
 
 def refiner_words(names: Iterable[str]) -> dict[str, str]:
-    """Return what refiners are called where they stand together: without settings, unless two differ in these only."""
-    several = Counter(name.partition("(")[0] for name in set(names))
-    return {name: word if several[word := name.partition("(")[0]] == 1 else name for name in names}
+    """Return what refiners are called where they stand together: without the settings that all of one preset share."""
+    parts = {name: _refiner_parts(name) for name in names}
+    shared: dict[str, set[str]] = {}
+    for preset, settings in parts.values():
+        shared[preset] = shared.get(preset, set(settings)) & set(settings)
+    words = {}
+    for name, (preset, settings) in parts.items():
+        own = ", ".join(setting for setting in settings if setting not in shared[preset])
+        words[name] = f"{preset}({own})" if own else preset
+    return words
 
 
 def refiner_notes(name: str, word: str) -> list[str]:
-    """Return the settings of a refiner, where it is called by a word without them, as footnotes."""
-    return [f"{word} with {name.removeprefix(word)[1:-1]}"] if word != name else []
+    """Return the settings of a refiner that the word leaves out by which it is called, as footnotes."""
+    preset, settings = _refiner_parts(name)
+    silent = [setting for setting in settings if setting not in _refiner_parts(word)[1]]
+    return [f"{preset} with {', '.join(silent)}"] if silent else []
+
+
+def _refiner_parts(name: str) -> tuple[str, list[str]]:
+    """Return preset and settings of a refiner's name, `NAME:PRESET(KEY=VALUE, KEY=VALUE)`."""
+    preset, _, settings = name.removesuffix(")").partition("(")
+    return preset, settings.split(", ") if settings else []
 
 
 def seed_notes(seeds: Iterable[int], expected: Iterable[int]) -> list[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.protocol import VERIFICATION
 from harness.registry import Registry
-from harness.report.dataframe import once, variant, varying
+from harness.report.dataframe import once, variant, varying, version_of
 from harness.report.notes import (
     Marks,
     forbidden,
@@ -241,11 +241,11 @@ def _configurations(group: pd.DataFrame) -> list[_Row]:
     """Gather records into rows."""
     rows = []
     keys = [
-        canonical([r.method, r.settings, r.backbone, r.weights, r.record["weights"], r.limit, _version(r.record)])
+        canonical([r.method, r.settings, r.backbone, r.weights, r.record["weights"], r.limit, version_of(r.record)])
         for r in group.itertuples()
     ]
     changing = {method: varying(own.settings) for method, own in group.groupby("method")}
-    versions = {method: set(map(_version, own.record)) for method, own in group.groupby("method")}
+    versions = {method: set(map(version_of, own.record)) for method, own in group.groupby("method")}
     for _, same in group.groupby(keys, sort=True):
         first = same.iloc[0]
         rows.append(
@@ -253,14 +253,10 @@ def _configurations(group: pd.DataFrame) -> list[_Row]:
                 first.method, next(filter(None, same.name), ""), variant(first.settings, changing[first.method]),
                 first.backbone, first.timm, first.weights,
                 first.parameters, first.limit,
-                _version(first.record) if len(versions[first.method]) > 1 else "", same,
+                version_of(first.record) if len(versions[first.method]) > 1 else "", same,
             )
         )  # fmt: skip
     return rows
-
-
-def _version(record: Record) -> str:
-    return str(record.get("method_version", ""))
 
 
 def declared(record: Record) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from harness.report.dataframe import variant, varying, without_verification
+from harness.report.dataframe import variant, varying, version_of, without_verification
 from harness.report.figures.canvas import COLOURS, LeftOut
 from harness.report.notes import protocol_name, refiner_words
 from harness.results.record import Record
@@ -124,9 +124,9 @@ def _told_apart(found: list[Series]) -> list[Series]:
 
 
 def series_of(record: Record) -> str:
-    """Return what distinguishes a series from others: all of a cell but its seed and its verification."""
+    """Return what distinguishes a series from others: its source, and all of a cell but its seed and verification."""
     spec = {key: value for key, value in without_verification(record["spec"]).items() if key != "seed"}
-    return canonical([spec, record["weights"], record.get("checkpoint"), record["data"]])
+    return canonical([spec, record["weights"], record.get("checkpoint"), record["data"], version_of(record)])
 
 
 def _protocol(record: Record) -> str:
