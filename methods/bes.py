@@ -9,26 +9,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
-from wsss_methods.irn import IRN, OfUse, confident
+from wsss_methods.irn import IRN
+from wsss_methods.learned import LearnedParams, OfUse, confident
 
-from harness import Batch, Step, TrainedRefinerParams
+from harness import Batch, Step
 
 IGNORED, GROUND_BACKGROUND, GROUND_OBJECT, BOUNDARY = 0, 1, 2, 3  # what a pixel teaches
 
 
-class BESParams(TrainedRefinerParams):
+class BESParams(LearnedParams):
     """Settings of BES; the defaults are those of the authors' code, mt-cly/BES.
 
     Attributes
     ----------
-    epochs, batch_size : int
-    crop : int
-        Side in pixels of what is cut out of an image that is scaled by 0.5 to 1.5.
-    lr, weight_decay : float
-    high, low : float
-        Backgrounds of the maps that are learned from, as of IRN.
-    labels : str
-        The refiner of these masks; `none` takes them as they are.
     window : int
         Side in pixels of the square around a pixel in which shares of classes are counted.
     share, difference : float
@@ -42,14 +35,6 @@ class BESParams(TrainedRefinerParams):
         It takes 2 to the power of it steps.
     """
 
-    epochs: int = Field(3, ge=0)
-    batch_size: int = Field(16, ge=1)
-    crop: int = Field(512, ge=32)
-    lr: float = Field(0.1, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    high: float = Field(0.3, ge=0, le=1)
-    low: float = Field(0.07, ge=0, le=1)
-    labels: str = "crf:irn"
     window: int = Field(13, ge=3)
     share: float = Field(0.3, gt=0, lt=0.5)
     difference: float = Field(0.1, gt=0, lt=0.5)

@@ -11,29 +11,24 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from wsss_methods.irn import confident
+from wsss_methods.learned import Learned, LearnedParams, OfUse, confident
 
-from harness import Augment, Batch, Phase, Refiner, Step, TrainedRefinerParams
+from harness import Augment, Batch, Phase, Step
 
 SCALES = (0.75, 1.0, 1.25)  # at which an image is read
 
 
-class CIANParams(TrainedRefinerParams):
+class CIANParams(LearnedParams):
     """Settings of CIAN; the defaults are those of the authors' code, js-fan/CIAN.
 
     Attributes
     ----------
-    epochs, batch_size : int
-    crop : int
-        Side in pixels of what is cut out of an image that is scaled by 0.5 to 1.5.
     stride : int
         Of a convolutional backbone.
-    lr, weight_decay : float
+    lr : float
         New layers learn ten times as fast.
     high, low : float
-        Backgrounds of the maps that are learned from, as of IRN; the authors' labels have theirs from saliency.
-    labels : str
-        The refiner of these masks; `none` takes them as they are.
+        As of IRN; the authors' labels have their background from saliency.
     width : int
         Channels in which places of two images are compared.
     dilation : int
@@ -48,15 +43,12 @@ class CIANParams(TrainedRefinerParams):
     stride: Literal[8, 16, 32] = 8
     lr: float = Field(5e-4, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
-    high: float = Field(0.3, ge=0, le=1)
-    low: float = Field(0.07, ge=0, le=1)
-    labels: str = "crf:irn"
     width: int = Field(1024, ge=1)
     dilation: int = Field(12, ge=1)
-    longest: int = Field(512, ge=32, json_schema_extra={"stage": "mask"})
+    longest: int = Field(512, ge=32, json_schema_extra=OfUse)
 
 
-class CIAN(Refiner):
+class CIAN(Learned):
     """A segmentation network learns the sure pixels of maps, and reads each image beside one that shares a class.
 
     At each place the features of all places of the image, weighted by likeness, are added, or where these are larger
@@ -66,8 +58,6 @@ class CIAN(Refiner):
 
     name = "cian"
     cite = "fan2020cian"
-    trained = True
-    refines = "maps"
     background_rule = "model"
     check_settings: ClassVar[Mapping[str, Any]] = {
         "epochs": 1, "crop": 64, "batch_size": 4, "labels": "none", "stride": 16, "width": 8,
@@ -75,10 +65,6 @@ class CIAN(Refiner):
     Params = CIANParams
 
     params: CIANParams
-
-    def learns_from(self) -> tuple[str, ...]:
-        p = self.params
-        return tuple(f"fixed:{background:g}+{p.labels}" for background in (p.high, p.low))
 
     def build(self, backbone: Any, num_classes: int) -> nn.Module:
         backbone.freeze_norms()

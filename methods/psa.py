@@ -11,28 +11,23 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from wsss_methods.field import poly
-from wsss_methods.irn import OfUse, confident, pair_loss
+from wsss_methods.irn import pair_loss
 from wsss_methods.irn.walk import offsets, shifted, walk
+from wsss_methods.learned import Learned, LearnedParams, OfUse, confident
 
-from harness import Augment, Batch, Phase, Refiner, Step, TrainedRefinerParams
+from harness import Augment, Batch, Phase, Step
 
 STRIDE = 8  # pixels of an image per place of its features
 
 
-class PSAParams(TrainedRefinerParams):
+class PSAParams(LearnedParams):
     """Settings of PSA; the defaults are those of the authors' code, jiwoon-ahn/psa.
 
     Attributes
     ----------
-    epochs, batch_size : int
-    crop : int
-        Side in pixels of what is cut out of an image.
-    lr, weight_decay : float
     high, low : float
         Powers a of backgrounds (1 - maximum)^a: a pixel is a class where it is one under the first, which makes the
         stronger background, and background where it is that under both.
-    labels : str
-        The refiner of the masks that are learned from; `none` takes them as they are.
     radius : int
         How far apart, in places, pairs are that are learned from and that the walk goes between.
     beta : float
@@ -57,7 +52,7 @@ class PSAParams(TrainedRefinerParams):
     background_power: float = Field(16.0, gt=0, json_schema_extra=OfUse)
 
 
-class PSA(Refiner):
+class PSA(Learned):
     """A network learns features that are alike where the class is; maps spread between places that are alike.
 
     The affinity of two places is exp(-d), d the mean absolute difference of their features. Pairs of equal labels
@@ -68,8 +63,6 @@ class PSA(Refiner):
 
     name = "psa"
     cite = "ahn2018psa"
-    trained = True
-    refines = "maps"
     background_rule = "fixed:0.5"
     check_settings: ClassVar[Mapping[str, Any]] = {
         "epochs": 1, "crop": 64, "radius": 3, "batch_size": 4, "labels": "none",

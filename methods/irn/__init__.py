@@ -11,29 +11,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from wsss_methods.irn.walk import affinities, offsets, shifted, walk
+from wsss_methods.learned import Learned, LearnedParams, OfUse, confident
 
-from harness import Augment, Batch, Phase, Refiner, Step, TrainedRefinerParams
+from harness import Augment, Batch, Phase, Step
 
 STRIDE = 4  # pixels of an image per place of its boundary map
 _EPSILON = 1e-5
-OfUse: dict[str, Any] = {"stage": "mask"}  # a setting of the walk, on which training does not depend
 
 
-class IRNParams(TrainedRefinerParams):
-    """Settings of IRN; the defaults are those of the authors' code, jiwoon-ahn/irn.
+class IRNParams(LearnedParams):
+    """Settings of IRN; the defaults are those of the authors' code, jiwoon-ahn/irn, whose batches have 32 images.
 
     Attributes
     ----------
-    epochs, batch_size : int
-        32 images at once in the authors' runs; a batch of 16 takes half of the memory.
-    crop : int
-        Side in pixels of what is cut out of an image that is scaled by 0.5 to 1.5.
-    lr, weight_decay : float
-    high, low : float
-        Backgrounds of the maps that are learned from: a pixel is a class where it is one under the high one, and
-        background where it is that under both.
-    labels : str
-        The refiner of these masks; `none` takes them as they are.
     radius, walk_radius : int
         How far apart, in places of the boundary map, pairs are that are learned from, and that the walk goes between.
     beta : float
@@ -42,21 +32,14 @@ class IRNParams(TrainedRefinerParams):
         The walk takes 2 to the power of it steps.
     """
 
-    epochs: int = Field(3, ge=0)
-    batch_size: int = Field(16, ge=1)
-    crop: int = Field(512, ge=32)
-    lr: float = Field(0.1, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    high: float = Field(0.3, ge=0, le=1)
     low: float = Field(0.05, ge=0, le=1)
-    labels: str = "crf:irn"
     radius: int = Field(10, ge=2)
     walk_radius: int = Field(5, ge=2, json_schema_extra=OfUse)
     beta: float = Field(10.0, gt=0, json_schema_extra=OfUse)
     squarings: int = Field(8, ge=0, le=12, json_schema_extra=OfUse)
 
 
-class IRN(Refiner):
+class IRN(Learned):
     """A small network learns class boundaries from confident pixels; maps spread from place to place between them.
 
     The affinity of two places is 1 minus the strongest boundary between them. Pairs of equal labels should have an
@@ -65,8 +48,6 @@ class IRN(Refiner):
 
     name = "irn"
     cite = "ahn2019irn"
-    trained = True
-    refines = "maps"
     background_rule = "fixed:0.25"
     check_settings: ClassVar[Mapping[str, Any]] = {
         "epochs": 1, "crop": 64, "radius": 4, "batch_size": 4, "labels": "none",
@@ -74,10 +55,6 @@ class IRN(Refiner):
     Params = IRNParams
 
     params: IRNParams
-
-    def learns_from(self) -> tuple[str, ...]:
-        p = self.params
-        return tuple(f"fixed:{background:g}+{p.labels}" for background in (p.high, p.low))
 
     def build(self, backbone: Any, num_classes: int) -> nn.Module:
         return EdgeNet(backbone)
@@ -141,13 +118,6 @@ class EdgeNet(nn.Module):
             for head, level in zip(self.heads, levels, strict=True)
         ]
         return self.edge(torch.cat(seen, 1))[:, 0]
-
-
-def confident(high: Tensor, low: Tensor) -> Tensor:
-    """Return class positions where two masks are sure: a class of the first, background of both, else 255."""
-    foreground = (high > 0) & (high < 255)
-    background = (high == 0) & (low == 0)
-    return torch.where(foreground, high, torch.where(background, torch.zeros_like(high), torch.full_like(high, 255)))
 
 
 def pair_loss(affinity: Tensor, labels: Tensor, radius: int) -> Tensor:

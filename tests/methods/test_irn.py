@@ -8,8 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from wsss_methods.irn import IRN, EdgeNet, IRNParams, confident, pair_loss
+from wsss_methods.irn import IRN, EdgeNet, IRNParams, pair_loss
 from wsss_methods.irn.walk import affinities, offsets, path, walk
+from wsss_methods.learned import confident
 
 from harness import Batch, Step
 from harness.backbones import Weights, build_backbone
