@@ -300,7 +300,7 @@ def walks(folders: str) -> str:
     lines = [["none", "", f"{100 * miou:.1f}"] for miou in found[found.refine == "none"].miou]
     for name, rows in own.groupby([record["spec"]["protocol"]["refine"] for record in own.record], sort=False):
         settings = [record["spec"]["refiner"] for record in rows.record]
-        shown = varying(settings)
+        shown = {key for one in settings for key in one if any(one[key] != other.get(key) for other in settings)}
         for changed, miou in sorted(zip((variant(one, shown) for one in settings), rows.miou, strict=True)):
             lines.append([f"`{name}`", changed or "as its authors have it", f"{100 * miou:.1f}"])
     return tabulate(lines, ["refiner", "walk", "val mIoU"], "pipe", disable_numparse=True) + "\n"
