@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, mode
 from typing import Any
 
 import pandas as pd
@@ -300,10 +300,12 @@ def walks(folders: str) -> str:
     lines = [["none", "", f"{100 * miou:.1f}"] for miou in found[found.refine == "none"].miou]
     for name, rows in own.groupby([record["spec"]["protocol"]["refine"] for record in own.record], sort=False):
         settings = [record["spec"]["refiner"] for record in rows.record]
-        shown = {key for one in settings for key in one if any(one[key] != other.get(key) for other in settings)}
-        for changed, miou in sorted(zip((variant(one, shown) for one in settings), rows.miou, strict=True)):
-            lines.append([f"`{name}`", changed or "as its authors have it", f"{100 * miou:.1f}"])
-    return tabulate(lines, ["refiner", "walk", "val mIoU"], "pipe", disable_numparse=True) + "\n"
+        usual = {key: mode(one.get(key) for one in settings) for key in set().union(*settings)}
+        changed = [variant(one, {key for key in one if one[key] != usual[key]}) for one in settings]
+        lines += [
+            [f"`{name}`", text, f"{100 * miou:.1f}"] for text, miou in sorted(zip(changed, rows.miou, strict=True))
+        ]
+    return tabulate(lines, ["refiner", "changed", "val mIoU"], "pipe", disable_numparse=True) + "\n"
 
 
 def orders(folder: str) -> str:
