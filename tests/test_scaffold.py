@@ -35,7 +35,9 @@ def test_what_is_written_keeps_the_contract_and_the_style(tmp_path: Path, kind: 
     assert subprocess.run([*command, *paths[:2]], check=False, timeout=60).returncode == 0
 
 
-@pytest.mark.parametrize("kind", CODE_KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind != "method" else []) for kind in CODE_KINDS]
+)
 def test_what_is_written_runs_as_it_is(here: Run, tmp_path: Path, kind: str) -> None:
     written = here("new", kind, "my-own")
     assert written.returncode == 0, written.stderr
