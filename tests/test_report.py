@@ -273,6 +273,19 @@ def test_of_a_cell_that_was_run_again_by_a_newer_stage_the_newest_record_counts(
     assert labels == ["cam (other)", f"cam ({first['key'][:8]})"]
 
 
+def test_masks_of_two_folders_of_one_name_are_two_rows() -> None:
+    def brought(key: str, miou: float, maps: str) -> dict[str, Any]:
+        artefacts = {"fit": None, "splits": {"val": {"score": maps}}}
+        return record("external", miou) | {"key": key, "artefacts": artefacts}
+
+    found = frame([brought("first", 0.4, "a" * 20), brought("other", 0.6, "b" * 20)])
+    assert len(newest(found)) == len(found)
+    (table,) = comparison(found)
+    assert [row[table.columns.index("val mIoU")] for row in table.rows] == ["60.0 [58.0–63.0]", "40.0 [38.0–43.0]"]
+    assert sum(note.endswith("other rows of external are of another folder") for note in table.notes) == 2
+    assert len(scored(found, "val")) == 2
+
+
 def test_tables_whose_titles_begin_alike_are_files_of_their_own() -> None:
     """A name ends after 80 characters: what differs later must not make one file write over another."""
     titles = ["x" * 80 + "a", "x" * 80 + "b", "short", "short", "short-2"]

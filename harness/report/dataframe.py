@@ -12,7 +12,7 @@ from harness.cell import refiner_name
 from harness.protocol import VERIFICATION
 from harness.results.record import Metrics, Record
 from harness.results.store import Store
-from harness.strict import canonical
+from harness.strict import canonical, digest
 
 
 def load_results(folder: str | Path = "results") -> pd.DataFrame:
@@ -55,7 +55,7 @@ def newest(results: pd.DataFrame) -> pd.DataFrame:
     Cells of two versions of a method's source stay: they are two rows of a table.
     """
     cells = [
-        canonical([record["spec"], record.get("weights"), record.get("data"), version_of(record)])
+        canonical([record["spec"], *map(record.get, ("weights", "checkpoint", "data")), version_of(record)])
         for record in results.record
     ]
     ended = results.assign(cell=cells, done=results.status == "done", ended=[one["ended"] for one in results.record])
@@ -64,8 +64,15 @@ def newest(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def version_of(record: Record) -> str:
-    """Return the version of a method's source; empty in records of a time without it."""
+    """Return the version of a method's source, or of the content that was brought along; empty in old records."""
+    if was_brought(record):  # folders of one name hold what they hold
+        return digest([place.get("score") for place in record["artefacts"]["splits"].values()])
     return str(record.get("method_version", ""))
+
+
+def was_brought(record: Record) -> bool:
+    """Return whether a record is of masks or maps that were brought along, in a folder."""
+    return record.get("artefacts", {}).get("fit", "") is None
 
 
 def once(results: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.protocol import VERIFICATION
 from harness.registry import Registry
-from harness.report.dataframe import once, variant, varying, version_of
+from harness.report.dataframe import once, variant, varying, version_of, was_brought
 from harness.report.notes import (
     Marks,
     forbidden,
@@ -309,7 +309,8 @@ def _method_notes(row: _Row) -> list[str]:
     if record["applied"]["background"] == "model" and not row.method.startswith("sanity"):
         notes.append("has a background channel of its own; the protocol's background rule does not apply")
     if row.version:
-        notes.append(f"source version {row.version[:12]}; other rows of {row.method} are of another source")
+        what, kind = ("content", "folder") if was_brought(record) else ("source version", "source")
+        notes.append(f"{what} {row.version[:12]}; other rows of {row.method} are of another {kind}")
     return notes
 
 
