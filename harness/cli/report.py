@@ -90,8 +90,8 @@ def command(
         print_json(list(found.drop_duplicates("key").record))
         return
     if replaced:
-        again = "run again by a newer stage or refiner, the newest record of each counts"
-        messages().print(f"note: cells that were {again}: {replaced}", highlight=False)
+        reason = "their cells were run again by a newer stage or refiner"
+        messages().print(f"note: records left out, as {reason}: {replaced}", highlight=False)
     with messages().status("resampling images"):
         order = rankings(found, store)
         tables = _tables(found, kind, judged, registry, store, order)
