@@ -47,11 +47,15 @@ def toy(cache: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_once() -> Iterator[None]:
-    """Ray, started once for all tests that schedule in this process."""
+def ray_once(toy: Path) -> Iterator[None]:
+    """Ray, started once for all tests that schedule in this process, where the environment names a dataset's folder."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSSS_HARNESS_ROOT", str(toy))  # workers inherit it, and no stage may find it
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20
+        )
     yield
     ray.shutdown()
 

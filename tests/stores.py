@@ -13,6 +13,9 @@ import numpy as np
 
 from harness.metrics import Confusions
 from harness.results.store import Store
+from harness.run.plan import Plan
+from harness.run.worker import Outcome, run_node
+from harness.stages import Node
 from harness.strict import digest
 
 ABOUT = {
@@ -21,6 +24,15 @@ ABOUT = {
 }  # fmt: skip
 
 MEASURED = ("seconds", "memory_mb", "device", "threads")
+
+
+def run_stages(plan: Plan) -> tuple[Node, Outcome]:
+    """Run a plan in this process, up to the first stage that is not done; return the last, and how it ended."""
+    for node in plan.nodes.values():
+        outcome = run_node(node, plan.locations_of(node), "cpu", 1)
+        if outcome.status != "done":
+            break
+    return node, outcome
 
 
 def publish(store: Store, stage: str, key: str, files: dict[str, bytes], **about: Any) -> Path:

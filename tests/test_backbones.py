@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from harness.backbones import Weights, build_backbone, read_state, resolve_weigh
 from harness.errors import EnvironmentUnfitError, UserError
 from harness.registry import Registry
 from harness.timm_models import family, family_of, timm_id
+from tests.conftest import run_here
 
 REGISTRY = Registry()
 
@@ -70,13 +70,11 @@ def test_an_entry_without_a_family_is_looked_up(tmp_path: Path) -> None:
         ("timm: test_vit\nfamily: mlp", "mine.yaml:2: family"),
     ],
 )
-def test_a_wrong_entry_is_one_line_that_says_where(
-    harness: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, entry: str, expected: str
-) -> None:
+def test_a_wrong_entry_is_one_line_that_says_where(tmp_path: Path, entry: str, expected: str) -> None:
     path = tmp_path / "backbones" / "mine.yaml"
     path.parent.mkdir()
     path.write_text(entry)
-    ran = harness("run", "--plugins", str(path), "--methods", "cam", "--backbones", "mine", "--dry-run")
+    ran = run_here(tmp_path, "run", "--plugins", str(path), "--methods", "cam", "--backbones", "mine", "--dry-run")
     assert ran.returncode == 2
     assert expected in ran.stderr
 

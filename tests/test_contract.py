@@ -10,8 +10,8 @@ from harness.inputs import Inputs
 from harness.registry import Registry
 from harness.results.store import Store
 from harness.run.plan import plan_cells
-from harness.run.worker import run_node
 from harness.spec import Grid, expand
+from tests.stores import run_stages
 
 PLUGIN = '''
 import numpy as np
@@ -127,11 +127,8 @@ def outcome(folder: Path, text: str) -> tuple[str, str, str]:
     grid = Grid(methods=("mine",), limit=8, refine=("same",), set=settings)
     store = Store(folder / "results", create=True)
     plan = plan_cells(expand([grid], registry), Inputs(registry, store.root, None))
-    for node in plan.nodes.values():
-        ended = run_node(node, plan.locations_of(node), "cpu", 1)
-        if ended.status != "done":
-            return node.stage, ended.status, ended.reason
-    return "", "done", ""
+    node, ended = run_stages(plan)
+    return ("", "done", "") if ended.status == "done" else (node.stage, ended.status, ended.reason)
 
 
 def test_a_plugin_that_keeps_the_contract_is_done(tmp_path: Path, toy: Path) -> None:

@@ -14,7 +14,7 @@ from harness.report.tables import comparison, unfinished
 from harness.report.trackers import export
 from harness.results.record import Record, Status, problem_of
 from harness.results.store import Store
-from tests.conftest import Run
+from tests.conftest import run_here
 from tests.test_report import record as scored
 
 STATUSES = get_args(Status)
@@ -61,7 +61,7 @@ def test_every_status_has_a_form_and_no_other_has() -> None:
     assert problem_of(["no record"]) != ""
 
 
-def test_every_status_is_read_reported_exported_and_shown(store: Store, tmp_path: Path, harness: Run) -> None:
+def test_every_status_is_read_reported_exported_and_shown(store: Store, tmp_path: Path) -> None:
     records: list[Record] = list(store.records())
     assert {record["status"] for record in records} == set(STATUSES)
     results = load_results(store.root)
@@ -73,20 +73,20 @@ def test_every_status_is_read_reported_exported_and_shown(store: Store, tmp_path
     page = (tmp_path / "page.html").read_text("utf-8")
     assert all(f"because {status}" in page for status in STATUSES if status != "done")
     assert len(export(records, "csv", tmp_path / "csv").read_text("utf-8").splitlines()) == 1 + len(STATUSES)
-    answer = json.loads(harness("status", "--results", str(store.root), "--json").stdout)
+    answer = json.loads(run_here(tmp_path, "status", "--results", str(store.root), "--json").stdout)
     assert {failure["status"] for failure in answer["failures"]} == {"failed", "oom", "timeout"}
-    listed = json.loads(harness("list", "runs", "--results", str(store.root), "--json").stdout)
+    listed = json.loads(run_here(tmp_path, "list", "runs", "--results", str(store.root), "--json").stdout)
     assert {row["status"] for row in listed} == set(STATUSES)
     for record in records:
-        shown = harness("show", record["key"], "--results", str(store.root))
+        shown = run_here(tmp_path, "show", record["key"], "--results", str(store.root))
         assert shown.returncode == 0, shown.stderr
         assert record["status"] in shown.stdout
 
 
-def test_every_status_is_merged(store: Store, tmp_path: Path, harness: Run) -> None:
+def test_every_status_is_merged(store: Store, tmp_path: Path) -> None:
     done = [record for record in store.records() if record["status"] == "done"]
     (store.root / "records" / f"{done[0]['key']}.json").unlink()  # its artefacts are not there
-    merged = harness("merge", str(store.root), "--results", str(tmp_path / "all"))
+    merged = run_here(tmp_path, "merge", str(store.root), "--results", str(tmp_path / "all"))
     assert merged.returncode == 0, merged.stderr
     assert {record["status"] for record in Store(tmp_path / "all").records()} == set(STATUSES) - {"done"}
 

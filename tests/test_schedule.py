@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from safetensors.numpy import load_file
 from harness.errors import EnvironmentUnfitError, HarnessError, UserError
 from harness.inputs import Inputs
 from harness.registry import Registry
+from harness.results.record import Record
 from harness.results.store import Store
 from harness.run.cluster import gpu_index
 from harness.run.plan import Plan, plan_cells
+from harness.run.record import record_of
 from harness.run.resources import Request, parse_resources, request
 from harness.run.schedule import Options, Scheduler
 from harness.run.watchdog import CUT, LOG_BYTES, too_much
@@ -26,8 +29,10 @@ from harness.spec import Grid, expand
 from harness.stages import Node
 from harness.stages.score import read_scores
 from harness.stages.select import exhausted
+from tests.stores import run_stages
 
 FAULTY = Path(__file__).parent / "faulty_methods.py"
+TIME_LIMIT = 5
 
 
 class Notes:
@@ -55,39 +60,51 @@ class Notes:
         self.messages.append(message)
 
 
-Execute = Callable[..., tuple[Notes, Plan, Store]]
+Ran = tuple[Notes, Plan, Store]
+Execute = Callable[..., Ran]
+TOGETHER = "raises,exits,quits,unsure,memory,large,hostile,good"
+VAL = {"protocol.eval_splits": "val"}
+
+
+def planned(results: Path, methods: str, plugins: bool = True, settings: dict[str, Any] | None = None) -> Plan:
+    registry = Registry([str(FAULTY)] if plugins else [])
+    grid = Grid(methods=methods, backbones="timm:test_vit", limit=4, set=settings or {})  # type: ignore[arg-type]
+    return plan_cells(expand([grid], registry), Inputs(registry, results, None))
+
+
+def execute_in(
+    results: Path,
+    methods: str,
+    plugins: bool = True,
+    settings: dict[str, Any] | None = None,
+    view: Notes | None = None,
+    **options: Any,
+) -> Ran:
+    store = Store(results, create=True)
+    plan = planned(results, methods, plugins, settings)
+    notes = view or Notes()
+    Scheduler(plan, store, Options(**options), notes).run()
+    return notes, plan, store
 
 
 @pytest.fixture
 def execute(tmp_path: Path, toy: Path, ray_once: None) -> Execute:
-    def run(
-        methods: str,
-        plugins: bool = True,
-        settings: dict[str, Any] | None = None,
-        view: Notes | None = None,
-        **options: Any,
-    ) -> tuple[Notes, Plan, Store]:
-        registry = Registry([str(FAULTY)] if plugins else [])
-        results = tmp_path / "results"
-        store = Store(results, create=True)
-        grid = Grid(methods=methods, backbones="timm:test_vit", limit=4, set=settings or {})  # type: ignore[arg-type]
-        plan = plan_cells(expand([grid], registry), Inputs(registry, results, None))
-        notes = view or Notes()
-        Scheduler(plan, store, Options(**options), notes).run()
-        return notes, plan, store
-
-    return run
+    return partial(execute_in, tmp_path / "results")
 
 
-def test_failures_are_records_and_the_rest_goes_on(execute: Execute) -> None:
-    notes, _, store = execute("raises,exits,negative,memory,good")
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, toy: Path, ray_once: None) -> Ran:
+    """One run of methods that fail in every way beside one that works; several tests look at it."""
+    return execute_in(tmp_path_factory.mktemp("together"), TOGETHER, settings=VAL)
+
+
+def test_failures_are_records_and_the_rest_goes_on(together: Ran) -> None:
+    notes, _, store = together
     found = {method: (record["status"], record.get("reason", "")) for method, record in notes.records.items()}
     assert found["good"] == ("done", "")
     assert found["raises"] == ("failed", "RuntimeError: no luck")
     assert found["exits"][0] == "failed"
     assert found["exits"][1].startswith("method 'exits' ended its process in fit, 3 times: os._exit or a crash")
-    negative = "method 'negative': `score` gave scores from -0.8 to -0.8, expected finite ones in [0, 1]"
-    assert found["negative"] == ("failed", negative)
     assert found["memory"] == ("oom", "OutOfMemoryError: CUDA out of memory")
     raised = notes.records["raises"]
     assert raised["failed_stage"] == "fit"
@@ -99,19 +116,18 @@ def test_failures_are_records_and_the_rest_goes_on(execute: Execute) -> None:
     assert {record["status"] for record in store.records()} == {"done", "failed", "oom"}
     assert not list((store.root / "leases").glob("*.json"))
 
-    again, _, _ = execute("raises,good")
+    again, _, _ = execute_in(store.root, "raises,good", settings=VAL)
     assert list(again.records) == ["raises"]
     assert again.begun == ["fit raises s0"]
 
 
-def test_what_a_method_does_before_the_run_is_a_failure_of_its_cell(execute: Execute) -> None:
-    notes, _, _ = execute("unsure,good,quits")
+def test_what_a_method_does_before_the_run_is_a_failure_of_its_cell(together: Ran) -> None:
+    notes, _, _ = together
     assert notes.records["unsure"]["status"] == "failed"
     assert notes.records["unsure"]["reason"] == "KeyError: 'which'"
     quits = "method 'quits' raised SystemExit, expected results or an Exception"
     assert notes.records["quits"]["reason"] == quits
     assert notes.begun.count("fit quits s0") == 1
-    assert notes.records["good"]["status"] == "done"
 
 
 @pytest.mark.slow
@@ -127,14 +143,24 @@ def test_a_flood_of_output_is_cut_and_its_end_is_kept(execute: Execute) -> None:
     assert notes.records["good"]["status"] == "done"
 
 
-def test_a_stage_that_takes_more_memory_than_it_may_ends_as_oom_of_its_own_cell(execute: Execute) -> None:
-    notes, _, _ = execute("grows,good", resources={"fit.memory_gb": 1.0})
+def test_a_stage_beyond_its_memory_or_its_time_ends_and_the_rest_goes_on(execute: Execute) -> None:
+    notes, _, store = execute(
+        "grows,hangs,good",
+        settings=VAL,
+        resources={"fit.memory_gb": 1.0},
+        time_limit=TIME_LIMIT,
+    )
     record = notes.records["grows"]
     assert record["status"] == "oom"
     assert re.fullmatch(r"Out of memory: it held 1\.\d GiB, and was allowed 1\.0", record["reason"])
     assert "faulty_methods.py" in record["tail"]  # where it was
     assert notes.begun.count("fit grows s0") == 1
+    assert notes.records["hangs"]["status"] == "timeout"
+    assert notes.records["hangs"]["reason"] == f"longer than its limit of {TIME_LIMIT} s"
+    assert notes.records["hangs"]["failed_stage"] == "fit"
+    assert "faulty_methods.py" in notes.records["hangs"]["tail"]  # where it was
     assert notes.records["good"]["status"] == "done"
+    assert not list((store.root / "leases").glob("*.json"))
 
 
 def test_without_a_limit_only_what_fills_the_machine_must_end() -> None:
@@ -145,28 +171,35 @@ def test_without_a_limit_only_what_fills_the_machine_must_end() -> None:
     assert too_much(2 * gib, 3 * gib, 64 * gib, 50 * gib) == "it held 3.0 GiB, and was allowed 2.0"
 
 
-def test_a_plugin_s_stages_have_a_process_of_their_own(execute: Execute) -> None:
-    _, plan, _ = execute("good,sanity-background")
+def test_a_plugin_s_stages_have_a_process_of_their_own(tmp_path: Path, toy: Path) -> None:
+    plan = planned(tmp_path, "good,sanity-background")
     stages = {(node.stage, node.label.partition(" ")[0]) for key, node in plan.nodes.items() if key in plan.foreign}
     assert stages == {("fit", "good"), ("score", "good")}
 
 
-def test_a_stage_that_hangs_is_killed_at_its_limit_and_the_rest_goes_on(execute: Execute) -> None:
-    notes, _, store = execute("hangs,good", time_limit=3)
-    assert notes.records["hangs"]["status"] == "timeout"
-    assert notes.records["hangs"]["reason"] == "longer than its limit of 3 s"
-    assert notes.records["hangs"]["failed_stage"] == "fit"
-    assert "faulty_methods.py" in notes.records["hangs"]["tail"]  # where it was
-    assert notes.records["good"]["status"] == "done"
-    assert not list((store.root / "leases").glob("*.json"))
+def run_here(folder: Path, methods: str, settings: dict[str, Any]) -> tuple[Record, Plan, Store]:
+    """Run one cell in this process, without Ray."""
+    store = Store(folder / "results", create=True)
+    plan = planned(store.root, methods, settings=settings)
+    node, outcome = run_stages(plan)
+    assert outcome.status == "done", (node.stage, outcome)
+    return record_of(plan.cells[0], plan, store), plan, store
 
 
-def test_without_memory_for_a_batch_it_is_halved_down_to_one_image(execute: Execute) -> None:
-    notes, _, _ = execute("large")
+def test_scores_that_are_no_probabilities_are_refused(tmp_path: Path, toy: Path) -> None:
+    store = Store(tmp_path, create=True)
+    node, outcome = run_stages(planned(store.root, "negative"))
+    assert (node.stage, outcome.status) == ("score", "failed")
+    refused = "method 'negative': `score` gave scores from -0.8 to -0.8, expected finite ones in [0, 1]"
+    assert outcome.reason == refused
+
+
+def test_without_memory_for_a_batch_it_is_halved_down_to_one_image(together: Ran) -> None:
+    notes, _, _ = together
     record = notes.records["large"]
     assert record.get("reason", "") == ""
     scored = [stage for stage in record["stages"] if stage["stage"] == "score"]
-    assert [stage["images_at_once"] for stage in scored] == [1, 1]
+    assert [stage["images_at_once"] for stage in scored] == [1]
     assert any("out of memory for 3 images at once: 1 from now on" in line for line in scored[0]["log"])
 
 
@@ -177,10 +210,10 @@ def test_the_first_failure_ends_the_run_where_that_is_asked_for(execute: Execute
 
 
 def test_what_is_not_kept_goes_when_no_cell_needs_it(execute: Execute) -> None:
-    notes, plan, store = execute("good", keep=("mask",))
-    assert notes.records["good"]["status"] == "done"
+    notes, plan, store = execute("sanity-random", plugins=False, keep=("mask",))
+    assert notes.records["sanity-random"]["status"] == "done"
     assert {node.stage for node in plan.nodes.values() if store.artefact(node.stage, node.key)} == {"mask"}
-    again, _, _ = execute("good", keep=("mask",))
+    again, _, _ = execute("sanity-random", plugins=False, keep=("mask",))
     assert not again.begun  # the record is there
 
 
@@ -232,36 +265,31 @@ def test_a_results_folder_that_cannot_be_written_ends_the_run_with_one_line(exec
                 (tmp_path / "results" / "records").write_text("")
 
     with pytest.raises(HarnessError, match=r"cannot write to .*: Not a directory; what was finished is kept"):
-        execute("good", view=Spoiler())
+        execute("sanity-random", plugins=False, view=Spoiler())
 
 
-def test_maps_are_kept_as_they_are_read_whatever_their_strides(execute: Execute) -> None:
-    notes, _, store = execute("strided")
-    score = store.need("score", notes.records["strided"]["artefacts"]["splits"]["val"]["score"])
+def test_maps_are_kept_as_they_are_read_whatever_their_strides(tmp_path: Path, toy: Path) -> None:
+    record, _, store = run_here(tmp_path, "strided", VAL)
+    score = store.need("score", record["artefacts"]["splits"]["val"]["score"])
     maps = [maps for _, maps, _ in read_scores(score, 0)]
     assert len(maps) == 4
     for kept in maps:
         np.testing.assert_array_equal(kept, np.broadcast_to(np.array([[0.0], [1.0]]), (5, 2, 3)))
 
 
-def test_a_hostile_method_finds_no_way_to_a_mask_while_it_fits(
-    execute: Execute, toy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WSSS_HARNESS_ROOT", str(toy))
+def test_a_hostile_method_finds_no_way_to_a_mask_while_it_fits(together: Ran, toy: Path) -> None:
     assert toy.name == "toy-1"  # what the method looks for
-    notes, plan, _ = execute("hostile")
+    notes, plan, _ = together
     assert notes.records["hostile"].get("reason", "") == ""
     for node in plan.nodes.values():
         roots = plan.locations_of(node).roots
         assert bool(roots) == (node.stage in ("labels", "curve", "evaluate")), node
 
 
-@pytest.mark.parametrize("rule", ["val_pixels", pytest.param("val_image_labels", marks=pytest.mark.slow)])
-def test_the_epoch_is_chosen_on_held_out_images_and_that_is_said(execute: Execute, rule: str) -> None:
+@pytest.mark.parametrize("rule", ["val_pixels", "val_image_labels"])
+def test_the_epoch_is_chosen_on_held_out_images_and_that_is_said(tmp_path: Path, toy: Path, rule: str) -> None:
     small = {"late.image_size": 32, "late.inference_size": 32, "late.epochs": 4, "late.batch_size": 4}
-    notes, plan, store = execute("late", settings=small | {"protocol.checkpoint": rule})
-    record = notes.records["late"]
-    assert record.get("reason", "") == ""
+    record, plan, store = run_here(tmp_path, "late", small | {"protocol.checkpoint": rule})
     choice = record["choice"]
     assert (choice["rule"], choice["split"], len(choice["scores"])) == (rule, "val", 4)
     assert choice["epoch"] == (2 if rule == "val_pixels" else 1)  # labels cannot tell the epochs apart

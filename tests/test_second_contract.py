@@ -17,10 +17,10 @@ from harness.results.record import curves_of
 from harness.results.store import Store
 from harness.run.plan import Plan, plan_cells
 from harness.run.record import record_of
-from harness.run.worker import run_node
 from harness.spec import Grid, expand
 from harness.stages.fit import build_model
 from tests.second import Child, ChildParams
+from tests.stores import run_stages
 
 REGISTRY = Registry((str(Path(__file__).parent / "second.py"),))
 SMALL = {"*.image_size": 64, "*.inference_size": 64, "cam.epochs": 1, "child.epochs": 2, "*.batch_size": 4}
@@ -35,9 +35,8 @@ def planned(folder: Path, **grid: Any) -> Plan:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Store]:
     store = Store(tmp_path_factory.mktemp("second") / "results", create=True)
     plan = planned(store.root, methods="cam,child", refine="none,learner")
-    for node in plan.nodes.values():
-        outcome = run_node(node, plan.locations_of(node), "cpu", 1)
-        assert outcome.status == "done", (node.stage, outcome)
+    node, outcome = run_stages(plan)
+    assert outcome.status == "done", (node.stage, outcome)
     return plan, store
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY, Run
+from tests.conftest import TINY, Run, run_here
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "methods"], ["--version"], ["run", "--help"]])
@@ -30,9 +30,9 @@ def test_light_commands_answer_within_a_second_without_torch(harness: Run, argum
     assert not imported & {"torch", "timm", "ray", "mmseg", "pydensecrf", "matplotlib", "pandas"}
 
 
-def test_list_and_describe_tell_as_table_and_as_json(harness: Run) -> None:
-    assert "vitpcm" in harness("list", "methods").stdout
-    listed = json.loads(harness("list", "methods", "sanity-*", "--json").stdout)
+def test_list_and_describe_tell_as_table_and_as_json(tmp_path: Path) -> None:
+    assert "vitpcm" in run_here(tmp_path, "list", "methods").stdout
+    listed = json.loads(run_here(tmp_path, "list", "methods", "sanity-*", "--json").stdout)
     assert [row["name"] for row in listed] == ["sanity-background", "sanity-labels", "sanity-oracle", "sanity-random"]
     for kind, name in (
         ("method", "vitpcm"),
@@ -43,10 +43,10 @@ def test_list_and_describe_tell_as_table_and_as_json(harness: Run) -> None:
         ("experiment", "demo"),
         ("published", "vit-pcm"),
     ):
-        found = harness("describe", kind, name, "--json")
+        found = run_here(tmp_path, "describe", kind, name, "--json")
         assert found.returncode == 0, found.stderr
         assert json.loads(found.stdout)["name"] == name
-        assert harness("describe", kind, name).returncode == 0
+        assert run_here(tmp_path, "describe", kind, name).returncode == 0
 
 
 def test_a_broken_plugin_is_listed_and_the_rest_runs(harness: Run, tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_a_yaml_mistake_names_the_line(harness: Run, tmp_path: Path) -> None:
     assert (found.returncode, "mine.yaml:4: unknown key 'seed': did you mean 'seeds'?" in found.stderr) == (2, True)
 
 
-def test_dry_run_shows_cells_stages_and_settings_and_writes_nothing(harness: Run, tmp_path: Path) -> None:
-    found = harness("run", "--methods", "vitpcm,cam", "--refine", "none,crf:vitpcm", "--dry-run", "--json", *TINY)
-    rows = json.loads(found.stdout)
+def test_dry_run_shows_cells_stages_and_settings_and_writes_nothing(tmp_path: Path) -> None:
+    command = ["run", "--methods", "vitpcm,cam", "--refine", "none,crf:vitpcm", "--dry-run", "--json", *TINY]
+    rows = json.loads(run_here(tmp_path, *command).stdout)
     assert len(rows) == 4
     assert rows[0]["state"] == "to run"
     assert rows[0]["settings"]["epochs"] == [2, "--set"]
@@ -132,24 +132,25 @@ def test_dry_run_shows_cells_stages_and_settings_and_writes_nothing(harness: Run
     assert {name.split()[0] for name in shared} == {"labels", "fit", "score", "curve"}
 
 
-def test_dry_run_of_a_table_answers_without_data_or_weights(harness: Run) -> None:
-    shown = harness("run", "--experiment", "table3", "--dry-run")
+def test_dry_run_of_a_table_answers_without_data_or_weights(tmp_path: Path) -> None:
+    shown = run_here(tmp_path, "run", "--experiment", "table3", "--dry-run")
     assert shown.returncode == 0, shown.stderr
     assert "`harness prepare voc12 --root DIR` makes it" in shown.stdout
     assert "weights of vit_s16: model.safetensors of the hub's repository timm/vit_small_patch16_384" in shown.stdout
     assert "weights of xception: https://" in shown.stdout
-    rows = json.loads(harness("run", "--experiment", "table3", "--dry-run", "--json").stdout)
+    rows = json.loads(run_here(tmp_path, "run", "--experiment", "table3", "--dry-run", "--json").stdout)
     assert len(rows) == 6
     assert all(row["stages"][:3] == ["labels", "fit", "select"] and len(row["needs"]) == 2 for row in rows)
 
 
-def test_help_has_options_in_groups_and_old_names_stay(harness: Run) -> None:
-    shown = harness("run", "--help").stdout
+def test_help_has_options_in_groups_and_old_names_stay(tmp_path: Path) -> None:
+    shown = run_here(tmp_path, "run", "--help").stdout
     places = [shown.index(title) for title in ("What is run:", "Where things are:", "How it is run:", "Options:")]
     assert places == sorted(places)
     assert places[0] < shown.index("--datasets, --dataset") < places[1] < shown.index("--root") < places[2]
-    old = harness("run", "--methods", "cam", "--dataset", "toy", "--protocol", "vitpcm", "--dry-run", "--json").stdout
-    new = harness("run", "--methods", "cam", "--datasets", "toy", "--protocols", "vitpcm", "--dry-run", "--json").stdout
+    dry = ["run", "--methods", "cam", "--dry-run", "--json"]
+    old = run_here(tmp_path, *dry, "--dataset", "toy", "--protocol", "vitpcm").stdout
+    new = run_here(tmp_path, *dry, "--datasets", "toy", "--protocols", "vitpcm").stdout
     assert json.loads(old) == json.loads(new) != []
 
 
@@ -178,7 +179,7 @@ def test_a_whole_run_then_nothing_twice(harness: Run, tmp_path: Path) -> None:
     assert str(Path.home()) not in text or Path.home() == Path("/")
     assert os.uname().nodename not in text
 
-    dry = json.loads(harness(*command, "--dry-run", "--json").stdout)
+    dry = json.loads(run_here(tmp_path, *command, "--dry-run", "--json").stdout)
     assert {row["state"] for row in dry} == {"done"}
 
     report = harness("report")
@@ -189,18 +190,18 @@ def test_a_whole_run_then_nothing_twice(harness: Run, tmp_path: Path) -> None:
     assert (tmp_path / "results" / "report" / "gallery-toy-strict.png").stat().st_size > 10_000
 
     key = records[0]["key"]
-    shown = harness("show", key[:8])
+    shown = run_here(tmp_path, "show", key[:8])
     assert "IoU beetle" in shown.stdout
     assert "packages: " in shown.stdout
-    assert json.loads(harness("show", key[:8], "--json").stdout)["key"] == key
-    assert json.loads(harness("status", "--json").stdout) == {
+    assert json.loads(run_here(tmp_path, "show", key[:8], "--json").stdout)["key"] == key
+    assert json.loads(run_here(tmp_path, "status", "--json").stdout) == {
         "cells": {"done": 4},
         "runs": [],
         "running": [],
         "failures": [],
     }
-    assert harness("list", "runs").stdout.count("done") == 4
-    assert harness("report", "demo").returncode == 2
+    assert run_here(tmp_path, "list", "runs").stdout.count("done") == 4
+    assert run_here(tmp_path, "report", "demo").returncode == 2
 
 
 def test_doctor_finds_this_environment_fit(harness: Run) -> None:

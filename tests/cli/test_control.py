@@ -28,6 +28,7 @@ def test_only_what_has_failed_is_run_again_if_asked(here: Run, tmp_path: Path) -
     trouble.touch()
     (tmp_path / "flaky.py").write_text(FLAKY.format(trouble=str(trouble)))
     command = ["run", "--methods", "flaky,sanity-random", "--plugins", "flaky.py", "--limit", "4", "--json"]
+    command += ["--set", "protocol.eval_splits=val"]
     first = here(*command)
     assert first.returncode == 1
     assert "failed: flaky" in first.stderr

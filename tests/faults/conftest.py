@@ -14,11 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import TINY
+import pytest
+
+from tests.conftest import TINY, run_here
 
 HARNESS = str(Path(sys.executable).parent / "harness")
 TRAINING = [
-    HARNESS, "run", "--methods", "vitpcm", *TINY, "--limit", "16", "--set", "vitpcm.epochs=30",
+    HARNESS, "run", "--methods", "vitpcm", *TINY, "--limit", "16", "--set", "vitpcm.epochs=12",
     "--set", "vitpcm.batch_size=4",
 ]  # fmt: skip
 
@@ -35,6 +37,20 @@ def outcome(results: Path) -> dict[str, Any]:
         "masks": masks,
         "scores": scores,
     }
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_once: None) -> dict[str, Any]:
+    """What the training comes to when nothing happens to it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(folder)
+    return outcome(folder / "results")
+
+
+def finish(folder: Path) -> None:
+    """Run the training in this process, or what is left of it."""
+    found = run_here(folder, *TRAINING[1:])
+    assert found.returncode == 0, found.stderr
 
 
 def running(results: Path) -> list[str]:

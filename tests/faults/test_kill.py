@@ -15,23 +15,21 @@ import pytest
 
 from tests import second
 from tests.conftest import TINY, run_here
-from tests.faults.conftest import HARNESS, TRAINING, kill, outcome, running, wait_for_orphans, wait_until, workers
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_once: None) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    finish(folder)
-    return outcome(folder / "results")
+from tests.faults.conftest import (
+    HARNESS,
+    TRAINING,
+    finish,
+    kill,
+    outcome,
+    running,
+    wait_for_orphans,
+    wait_until,
+    workers,
+)
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(TRAINING, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def finish(folder: Path) -> None:
-    found = run_here(folder, *TRAINING[1:])
-    assert found.returncode == 0, found.stderr
 
 
 def test_kill_in_the_middle_of_fit_then_the_same_command(tmp_path: Path, undisturbed: dict[str, Any]) -> None:

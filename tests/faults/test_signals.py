@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import TINY, run_here
-from tests.faults.conftest import HARNESS, TRAINING, outcome, running, wait_until
+from tests.conftest import TINY
+from tests.faults.conftest import HARNESS, TRAINING, finish, outcome, running, wait_until
 
 SCORING = [HARNESS, "run", "--methods", "sanity-random", *TINY, "--limit", "40"]
 
@@ -50,18 +50,14 @@ def check_end(driver: subprocess.Popen[str], folder: Path, number: int) -> None:
 
 
 @pytest.mark.parametrize("whole_group", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_sigterm_in_fit_then_the_same_command(tmp_path: Path, whole_group: bool, ray_once: None) -> None:
-    folder, whole = tmp_path / "a", tmp_path / "b"
-    folder.mkdir()
-    whole.mkdir()
-    with start(folder, TRAINING) as driver:
-        wait_until(lambda: list((folder / "results").glob("work/*/training/checkpoint.pt")))
+def test_sigterm_in_fit_then_the_same_command(tmp_path: Path, whole_group: bool, undisturbed: dict[str, Any]) -> None:
+    with start(tmp_path, TRAINING) as driver:
+        wait_until(lambda: list((tmp_path / "results").glob("work/*/training/checkpoint.pt")))
         (os.killpg if whole_group else os.kill)(driver.pid, signal.SIGTERM)
-        check_end(driver, folder, signal.SIGTERM)
-    for place in (folder, whole):
-        again = run_here(place, *TRAINING[1:])
-        assert again.returncode == 0, again.stderr
-    assert outcome(folder / "results") == outcome(whole / "results")
+        check_end(driver, tmp_path, signal.SIGTERM)
+    assert not list((tmp_path / "results").glob("artefacts/fit/*"))
+    finish(tmp_path)
+    assert outcome(tmp_path / "results") == undisturbed
 
 
 def test_sigterm_in_score(tmp_path: Path, ray_once: None) -> None:
