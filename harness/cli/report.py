@@ -22,6 +22,8 @@ from harness.cli.common import (
     split_commas,
 )
 
+ALL_TRAININGS = "no cell is just as the experiment has it: every training is shown that several protocols scored"
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -81,8 +83,12 @@ def command(
     chosen = {name: experiment(registry, name) for name in experiments or []}
     kinds = {one.report for one in chosen.values()}
     kind = kinds.pop() if len(kinds) == 1 else "comparison"
-    if chosen and kind != "sensitivity":
-        found = named(only(found, list(chosen.values()), registry), list(chosen.values()), registry)
+    if chosen:
+        own = only(found, list(chosen.values()), registry)
+        if kind == "sensitivity" and own.empty:
+            messages().print(f"note: {ALL_TRAININGS}", highlight=False)
+        else:
+            found = named(own, list(chosen.values()), registry)
     judged = _judge(list(chosen), found, registry, store)
     if found.empty and not judged:
         raise UserError(f"no records of {', '.join(experiments or ['any run'])} in {results}: `harness run` makes them")

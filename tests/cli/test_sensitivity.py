@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.cli.report import ALL_TRAININGS
 from tests.conftest import TINY, Run
 
 EXPERIMENT = """
@@ -22,6 +23,16 @@ run:
       - {protocol.metric: per_image}
 """
 
+OWN = """
+summary: two of them, with the settings that were run
+report: sensitivity
+run:
+  - methods: cam
+    backbones: "timm:test_vit"
+    set: {"*.image_size": 64, "*.inference_size": 64, "*.epochs": 2, "*.batch_size": 4}
+    each: [{}, {protocol.class_gating.held_out: gt}]
+"""
+
 
 def test_protocols_share_one_training_and_their_table_says_what_they_are_worth(here: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(EXPERIMENT)
@@ -31,7 +42,9 @@ def test_protocols_share_one_training_and_their_table_says_what_they_are_worth(h
     assert len({record["artefacts"]["fit"] for record in records.values()}) == 1
     base, given, swept, defined = (records[change] for change in ("", "gt", "swept_on:train", "per_image"))
 
-    table = here("report", "mine.yaml").stdout
+    reported = here("report", "mine.yaml")
+    assert ALL_TRAININGS in " ".join(reported.stderr.split())  # of the smaller settings above
+    table = reported.stdout
     shift = 100 * (given["metrics"]["val"]["miou"] - base["metrics"]["val"]["miou"])
     (line,) = [line for line in table.splitlines() if line.startswith("class_gating.held_out=gt [")]
     assert f"({shift:+.1f})" in line
@@ -52,6 +65,12 @@ def test_protocols_share_one_training_and_their_table_says_what_they_are_worth(h
     assert compared["splits"]["train"]["difference"] == [0, 0, 0]
     shown = here("compare", base["key"][:8], given["key"][:8]).stdout
     assert "one seed each (0, 0)" in shown
+
+    (tmp_path / "own.yaml").write_text(OWN)
+    own = here("report", "own.yaml")
+    assert ALL_TRAININGS not in " ".join(own.stderr.split())
+    assert "class_gating.held_out=gt [" in own.stdout
+    assert "swept_on" not in own.stdout
 
     other = here("run", "--methods", "cam", "--json", *TINY, "--limit", "4")
     refused = here("compare", base["key"][:8], json.loads(other.stdout)[0]["key"][:8])
