@@ -61,33 +61,34 @@ class BES(IRN):
         p = self.params
         edges = model(batch.images).float().sigmoid()
         labels = confident(batch.pseudo[:, 0], batch.pseudo[:, 1])
-        taught = lessons(labels, p.window, p.share, p.difference)
+        taught = lessons(labels, batch.labels.shape[1], p.window, p.share, p.difference)
         there = functional.interpolate(taught[:, None].float(), edges.shape[-2:]).long()[:, 0]
         return losses(edges, there)
 
 
-def lessons(labels: Tensor, window: int, share: float, difference: float) -> Tensor:
+def lessons(labels: Tensor, count: int, window: int, share: float, difference: float) -> Tensor:
     """Return what each pixel teaches: that it is background, inside an object, a boundary, or nothing.
 
     Parameters
     ----------
     labels : Tensor
         (B, H, W) class positions; 255 is unknown, and has a part in the window.
+    count : int
+        Of classes, background included.
     window : int
     share, difference : float
     """
-    count = int(labels[labels < 255].max()) + 1 if (labels < 255).any() else 1
     planes = functional.one_hot(labels.where(labels < 255, count), count + 1).permute(0, 3, 1, 2).float()
     shares = functional.avg_pool2d(planes, window, 1, window // 2, count_include_pad=False)[:, :-1]
     background, classes = shares[:, 0], shares[:, 1:]
     classes = functional.pad(classes, (0, 0, 0, 0, 0, max(0, 2 - classes.shape[1])))
     first, second = classes.topk(2, 1).values.unbind(1)
-    found = torch.full_like(labels, IGNORED)
-    found[(background > 2 * share) & (background - first >= 2 * difference)] = GROUND_BACKGROUND
-    found[(first > 2 * share) & (first - background >= 2 * difference)] = GROUND_OBJECT
-    found[(torch.minimum(first, background) > share) & ((first - background).abs() < difference)] = BOUNDARY
-    found[(second > share) & (first - second < difference)] = BOUNDARY
-    return found
+    lost = (background > 2 * share) & (background - first >= 2 * difference)
+    within = (first > 2 * share) & (first - background >= 2 * difference)
+    outline = (torch.minimum(first, background) > share) & ((first - background).abs() < difference)
+    between = (second > share) & (first - second < difference)
+    found = torch.full_like(labels, IGNORED).masked_fill(lost, GROUND_BACKGROUND).masked_fill(within, GROUND_OBJECT)
+    return found.masked_fill(outline | between, BOUNDARY)
 
 
 def losses(edges: Tensor, taught: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from wsss_methods.single_stage import HalfSize, split_loss
+from wsss_methods.single_stage import HalfSize, split_loss, without_padding
 from wsss_methods.student import Student, StudentParams, gated_maps, token_contrast, token_labels
 from wsss_methods.vitpcm.views import jitter
 
@@ -107,13 +107,10 @@ class DuPL(Method):
         costs = functional.cross_entropy(logits, labels, ignore_index=255, reduction="none")
         of_class = (labels > 0) & (labels < 255)
         looked_at = of_class & (costs > self.params.suspicious)
-        if looked_at.sum() <= self.params.enough:
-            return labels
-        means, deviations, shares = mixture(costs[looked_at])
-        if means[1] - means[0] <= 1:
-            return labels
+        means, deviations, shares = mixture(costs, looked_at)
+        apart = (looked_at.sum() > self.params.enough) & (means[1] - means[0] > 1)
         odds = shares.log() - deviations.log() - ((costs[..., None] - means) / deviations) ** 2 / 2
-        implausible = of_class & (odds.softmax(-1)[..., 1] > 0.95) & (costs > means[0])
+        implausible = apart & of_class & (odds.softmax(-1)[..., 1] > 0.95) & (costs > means[0])
         return labels.masked_fill(implausible, 255)
 
     def _consistency(self, student: Student, batch: Batch, logits: Tensor, labels: Tensor) -> Tensor:
@@ -122,7 +119,7 @@ class DuPL(Method):
             probability, own = logits.detach().softmax(1).max(1)
             target = own.masked_fill((labels < 255) | (probability <= self.params.sure), 255)
             if batch.valid is not None:
-                target[functional.interpolate(batch.valid.float(), target.shape[-2:])[:, 0] == 0] = 255
+                target = without_padding(target, batch.valid)
             side = [max(32, round(0.75 * side)) for side in batch.images.shape[-2:]]
             view = functional.interpolate(jitter(batch.images).clamp(0, 1), side, mode="bilinear").flip(3)
         other = functional.interpolate(student(view)["segmentation"].float(), target.shape[-2:], mode="bilinear")
@@ -165,22 +162,33 @@ def likeness(first: Tensor, second: Tensor) -> Tensor:
     return sum((1 + cosine.mean() for cosine in cosines), torch.zeros_like(one[0, 0, 0]))
 
 
-def mixture(values: Tensor, iterations: int = 10, floor: float = 5e-4) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit two Gaussians to (N,) values by expectation maximisation, from their halves around the middle of the range.
+def mixture(values: Tensor, taken: Tensor, iterations: int = 10, floor: float = 5e-4) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit two Gaussians to some values by expectation maximisation, from their halves around the middle of the range.
+
+    Parameters
+    ----------
+    values : Tensor
+    taken : Tensor
+        Of the same shape: which of them. Of none, nothing comes that means anything.
+    iterations : int
+    floor : float
 
     Returns
     -------
     tuple of Tensor
         Means, the smaller one first, deviations and shares, (2,) each; `floor` is added to the variances.
     """
-    values = values.double()
-    upper = values > (values.min() + values.max()) / 2
-    weights = torch.stack([~upper, upper], 1).double()
+    values, share = values.flatten().double(), taken.flatten().double()[:, None]
+    low, high = (torch.where(taken.flatten(), values, end) for end in (torch.inf, -torch.inf))
+    upper = values > (low.min() + high.max()) / 2
+    weights = torch.stack([~upper, upper], 1) * share
     for _ in range(iterations):
         counts = weights.sum(0).clamp(min=1e-12)
         means = (weights * values[:, None]).sum(0) / counts
         variances = (weights * (values[:, None] - means) ** 2).sum(0) / counts + floor
-        shares = counts / len(values)
-        weights = (shares.log() - variances.log() / 2 - (values[:, None] - means) ** 2 / variances / 2).softmax(1)
+        shares = counts / share.sum().clamp(min=1)
+        weights = (shares.log() - variances.log() / 2 - (values[:, None] - means) ** 2 / variances / 2).softmax(
+            1
+        ) * share
     order = means.argsort()
     return means[order], variances[order].sqrt(), shares[order]

@@ -163,15 +163,13 @@ def pair_losses(model: Any, own: Tensor, other: Tensor, labels: Tensor, other_la
 
 
 def contrast_losses(model: Any, own: Tensor, other: Tensor, labels: Tensor, other_labels: Tensor) -> dict[str, Tensor]:
-    """Return what each image shows that the other does not, of features less what they share; none if there is none."""
+    """Return what each image shows that the other does not, of features less what they share; 0 if there is none."""
     left = [labels * (1 - other_labels), other_labels * (1 - labels)]
-    if not any(own_labels.any() for own_labels in left):
-        return {}
     costs = []
     for pair, wanted in zip(((own, other), (other, own)), left, strict=True):
         kept = 1 - model.gate(model.rebuilt(*pair)).sigmoid()
         costs.append(margin(model.shared(pair[0] * kept), wanted))
-    return {"contrast": torch.stack(costs).sum()}
+    return {"contrast": torch.stack(costs).sum() * torch.stack(left).any()}
 
 
 def margin(maps: Tensor, labels: Tensor) -> Tensor:

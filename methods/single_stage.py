@@ -49,6 +49,11 @@ def confident(maps: Tensor, high: float, low: float) -> Tensor:
     return torch.where(strongest >= high, which + 1, torch.where(strongest <= low, torch.zeros_like(which), unknown))
 
 
+def without_padding(labels: Tensor, valid: Tensor) -> Tensor:
+    """Return (B, h, w) labels with 255 where (B, 1, H, W) says that there is padding."""
+    return labels.masked_fill(functional.interpolate(valid.float(), labels.shape[-2:])[:, 0] == 0, 255)
+
+
 class HalfSize:
     """PAR of the maps of a batch, at half the size of its images: what pixels listen to is worked out once.
 
@@ -96,9 +101,7 @@ class HalfSize:
             for one in self._par.spread(self._weights, both).chunk(2, 1)
         )
         found = torch.where(strict > 0, strict, torch.where(lax == 0, 0, 255))
-        if self._batch.valid is not None:
-            found[functional.interpolate(self._batch.valid.float(), self._sides)[:, 0] == 0] = 255
-        return found
+        return found if self._batch.valid is None else without_padding(found, self._batch.valid)
 
 
 def split_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from wsss_methods.single_stage import confident, multi_scale, stretched, warm_poly
+from wsss_methods.single_stage import confident, multi_scale, stretched, warm_poly, without_padding
 
 from harness import Augment, Batch, Phase, TrainParams
 
@@ -104,9 +104,7 @@ def gated_maps(model: Student, batch: Batch) -> tuple[Tensor, Tensor]:
 def token_labels(maps: Tensor, batch: Batch, grid: Any, high: float, low: float) -> Tensor:
     """Return (B, h, w) labels of tokens by maps at image size; padding and what is between high and low are 255."""
     labels = confident(functional.interpolate(maps, grid, mode="bilinear"), high, low)
-    if batch.valid is not None:
-        labels[functional.interpolate(batch.valid.float(), grid)[:, 0] == 0] = 255
-    return labels
+    return labels if batch.valid is None else without_padding(labels, batch.valid)
 
 
 def token_contrast(features: Tensor, labels: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def test_zero_logits_cost_as_the_authors_do() -> None:
 def test_without_a_class_of_its_own_there_is_no_contrast() -> None:
     method, model = built(contrast_from=0.0)
     batch = Batch(torch.rand(2, 3, 64, 64), LABELS[:1].repeat(2, 1), ["a", "b"])
-    assert "contrast" not in method.training_step(model, batch, Step(0, 2, 0, 10))
+    assert float(method.training_step(model, batch, Step(0, 2, 0, 10))["contrast"].detach()) == 0
 
 
 def test_maps_of_other_sizes_count_where_their_class_is_trusted() -> None:

@@ -41,17 +41,17 @@ def test_the_very_hardest_are_left_out(count: int, ranks: range) -> None:
     costs = torch.zeros(count)
     costs[0] = 1000.0  # the hardest; it may be drawn, but is never among the hard ones
     torch.manual_seed(0)
-    without = [float(hardest(costs, torch.zeros(count, dtype=torch.long))) for _ in range(60)]
+    without = [float(hardest(costs, torch.zeros(count, dtype=torch.long), 3)) for _ in range(60)]
     assert min(without) == 0
     costs = torch.arange(count, 0, -1).float()
-    mean = sum(float(hardest(costs, torch.zeros(count, dtype=torch.long))) for _ in range(3000)) / 3000
+    mean = sum(float(hardest(costs, torch.zeros(count, dtype=torch.long), 3)) for _ in range(3000)) / 3000
     hard = [count - rank for rank in ranks]
     assert mean == pytest.approx((sum(hard) / len(hard) + costs.mean().item()) / 2, abs=0.1)
 
 
 def test_a_class_of_one_pixel_costs_nothing_and_counts() -> None:
     costs, labels = torch.tensor([5.0, 2.0, 2.0]), torch.tensor([0, 1, 1])
-    assert float(hardest(costs, labels)) == 1.0
+    assert float(hardest(costs, labels, 3)) == 1.0
 
 
 class Equal(PPCNet):
