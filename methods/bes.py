@@ -83,11 +83,11 @@ def lessons(labels: Tensor, count: int, window: int, share: float, difference: f
     background, classes = shares[:, 0], shares[:, 1:]
     classes = functional.pad(classes, (0, 0, 0, 0, 0, max(0, 2 - classes.shape[1])))
     first, second = classes.topk(2, 1).values.unbind(1)
-    lost = (background > 2 * share) & (background - first >= 2 * difference)
-    within = (first > 2 * share) & (first - background >= 2 * difference)
+    outside = (background > 2 * share) & (background - first >= 2 * difference)
+    inside = (first > 2 * share) & (first - background >= 2 * difference)
     outline = (torch.minimum(first, background) > share) & ((first - background).abs() < difference)
     between = (second > share) & (first - second < difference)
-    found = torch.full_like(labels, IGNORED).masked_fill(lost, GROUND_BACKGROUND).masked_fill(within, GROUND_OBJECT)
+    found = torch.full_like(labels, IGNORED).masked_fill(outside, GROUND_BACKGROUND).masked_fill(inside, GROUND_OBJECT)
     return found.masked_fill(outline | between, BOUNDARY)
 
 

@@ -187,8 +187,7 @@ def mixture(values: Tensor, taken: Tensor, iterations: int = 10, floor: float = 
         means = (weights * values[:, None]).sum(0) / counts
         variances = (weights * (values[:, None] - means) ** 2).sum(0) / counts + floor
         shares = counts / share.sum().clamp(min=1)
-        weights = (shares.log() - variances.log() / 2 - (values[:, None] - means) ** 2 / variances / 2).softmax(
-            1
-        ) * share
+        odds = shares.log() - variances.log() / 2 - (values[:, None] - means) ** 2 / variances / 2
+        weights = odds.softmax(1) * share
     order = means.argsort()
     return means[order], variances[order].sqrt(), shares[order]
