@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from harness.cli.common import Json, Plugins, Root, messages, output, parse_assignments, print_json
+
+if TYPE_CHECKING:
+    from harness.check import Result, Suite
 
 _MARKS = {"passed": "✓", "expected": "✓", "skipped": "·", "failed": "✗"}
 _RUN = {"method": "--methods {}", "refiner": "--methods cam --refine {}", "dataset": "--methods cam --dataset {}"}
@@ -37,7 +41,7 @@ def command(
     for suite in found:
         messages().print(f"{suite.entry.kind} {suite.entry.name}, {len(suite.checks)} checks", highlight=False)
         table = Table("", "check", "", box=None, pad_edge=False)
-        results = list(suite.results())
+        results = list(_tracked(suite))
         everything += results
         shown = [result for result in results if result.state != "blocked"]
         for result in shown:
@@ -60,3 +64,14 @@ def command(
         given = f" --plugins {shlex.quote(target)}" if suite.entry.origin == str(Path(target).absolute()) else ""
         asked = suite.cases[0].rule if suite.entry.kind == "refiner" else suite.entry.name
         messages().print(f"next: harness run{given} {_RUN[suite.entry.kind].format(asked)}", highlight=False)
+
+
+def _tracked(suite: Suite) -> Iterable[Result]:
+    """Return the results of a suite, with a bar on a terminal while its checks run."""
+    from rich.progress import track
+
+    console = messages()
+    return track(
+        suite.results(), suite.entry.name, len(suite.checks), console=console, transient=True,
+        disable=not console.is_terminal,
+    )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Results, output, print_json
+from harness.cli.common import DEFAULT_RESULTS, Json, Results, messages, output, print_json
 from harness.run.progress import percent
 
 
@@ -25,7 +25,8 @@ def command(
     from harness.results.store import Store
 
     store = Store(results)
-    found = compare(store.find(first), store.find(second), store)
+    with messages().status("resampling images"):
+        found = compare(store.find(first), store.find(second), store)
     if as_json:
         print_json(found)
         return

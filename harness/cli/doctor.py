@@ -6,7 +6,7 @@ import sys
 
 from rich.table import Table
 
-from harness.cli.common import Json, output, print_json
+from harness.cli.common import Json, messages, output, print_json
 
 
 def command(as_json: Json = False) -> None:
@@ -16,7 +16,8 @@ def command(as_json: Json = False) -> None:
     """
     from harness.doctor import examine
 
-    checks = examine()
+    with messages().status("importing what it needs, and building a network"):
+        checks = examine()
     if as_json:
         print_json([check.as_dict() for check in checks])
     else:
