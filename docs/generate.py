@@ -45,7 +45,7 @@ def pages() -> list[Path]:
 def rewritten(text: str) -> str:
     """Return a page with its generated parts made anew."""
     for kind, make in KINDS.items():
-        block = re.compile(rf"(<!-- {kind}: (\S+) -->\n).*?(<!-- /{kind} -->)", re.DOTALL)
+        block = re.compile(rf"(<!-- {kind}: ([^\n]+?) -->\n).*?(<!-- /{kind} -->)", re.DOTALL)
         text = block.sub(lambda found, make=make: f"{found[1]}{make(found[2])}{found[3]}", text)
     return text
 

@@ -113,9 +113,14 @@ def classes(folders: str) -> str:
     return tabulate(lines, ["method", *found.iou.iloc[0]], "pipe", disable_numparse=True) + "\n"
 
 
-def short(folder: str) -> str:
-    """Return a results folder's first table with four columns, no oracle's, and the notes that are of all its rows."""
-    table = comparison(load_results(ROOT / folder))[0]
+def short(named: str) -> str:
+    """Return the table of some methods on a backbone, `FOLDER METHODS BACKBONE`, short.
+
+    It has four columns, no oracle's, and the notes that are of all its rows.
+    """
+    folder, methods, backbone = named.split()
+    found = load_results(ROOT / folder)
+    table = comparison(found[found.method.isin(methods.split(",")) & (found.backbone == backbone)])[0]
     shown = [number for number, name in enumerate(table.columns) if "best threshold" not in name][:4]
 
     def plain(text: str) -> str:
@@ -125,8 +130,8 @@ def short(folder: str) -> str:
     bold = {(row, shown.index(column)) for row, column in table.bold if column in shown}
     left_out = ("[", "all methods", *([] if any("±" in cell for row in rows for cell in row) else ["of several"]))
     notes = [note for note in table.notes if not note.startswith(left_out)]
-    found = Table(table.title, [plain(table.columns[number]) for number in shown], rows, bold, notes)
-    return markdown(found).partition("\n")[2].lstrip("\n")
+    shorter = Table(table.title, [plain(table.columns[number]) for number in shown], rows, bold, notes)
+    return markdown(shorter).partition("\n")[2].lstrip("\n")
 
 
 def sensitivities(folders: str) -> str:
