@@ -17,7 +17,7 @@ def tiny() -> Iterator[Setting]:
         yield at
 
 
-SLOW = ("peak_memory", "gpu")  # a process for each side, and many stages
+SLOW = ("peak_memory", "gpu", "equivariance", "confusion", "trivial_cells", "warm_run")  # seconds each, or processes
 
 
 ALL = [pytest.param(module, marks=[pytest.mark.slow] * (module in SLOW)) for module in (*MODULES, *ON_GPU)]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.doctor import examine
+from harness.doctor import _ray
 from harness.errors import UserError
 from harness.results.store import DamagedRecordError, Store
 from harness.run.cluster import SOCKET_PATH, sockets_problem
@@ -106,5 +106,5 @@ def test_a_long_temporary_folder_is_refused_before_ray_starts(tmp_path: Path, mo
     found = harness("run", "--methods", "sanity-labels", "--limit", "2", cwd=tmp_path)
     assert found.returncode == 3
     assert "too long for Ray's sockets" in found.stderr.splitlines()[-1]
-    (ray,) = [check for check in examine() if check.name == "ray"]
+    (ray,) = _ray()
     assert (ray.state, ray.remedy) == ("bad", "set RAY_TMPDIR=/tmp")

@@ -42,7 +42,7 @@ def test_what_is_written_runs_as_it_is(here: Run, tmp_path: Path, kind: str) -> 
     written = here("new", kind, "my-own")
     assert written.returncode == 0, written.stderr
     assert "next: harness check my_own.py" in written.stdout
-    ran = here("run", "--plugins", "my_own.py", *RUN[kind], *TINY)
+    ran = here("run", "--plugins", "my_own.py", *RUN[kind], *TINY, "--set", "protocol.eval_splits=val")
     assert ran.returncode == 0, ran.stderr
     assert "my-own" in here("report", "--no-figures").stdout
 

@@ -92,7 +92,7 @@ def execute(tmp_path: Path, toy: Path, ray_once: None) -> Execute:
     return partial(execute_in, tmp_path / "results")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # side by side, tests of other files may come in between
 def together(tmp_path_factory: pytest.TempPathFactory, toy: Path, ray_once: None) -> Ran:
     """One run of methods that fail in every way beside one that works; several tests look at it."""
     return execute_in(tmp_path_factory.mktemp("together"), TOGETHER, settings=VAL)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from harness.cli.common import Json, Plugins, Root, messages, output, parse_assignments, print_json
-
-if TYPE_CHECKING:
-    from harness.check import Result, Suite
+from harness.cli.common import Json, Plugins, Root, messages, output, parse_assignments, print_json, tracked
 
 _MARKS = {"passed": "✓", "expected": "✓", "skipped": "·", "failed": "✗"}
 _RUN = {"method": "--methods {}", "refiner": "--methods cam --refine {}", "dataset": "--methods cam --dataset {}"}
@@ -41,7 +37,7 @@ def command(
     for suite in found:
         messages().print(f"{suite.entry.kind} {suite.entry.name}, {len(suite.checks)} checks", highlight=False)
         table = Table("", "check", "", box=None, pad_edge=False)
-        results = list(_tracked(suite))
+        results = list(tracked(suite.results(), suite.entry.name, len(suite.checks)))
         everything += results
         shown = [result for result in results if result.state != "blocked"]
         for result in shown:
@@ -64,14 +60,3 @@ def command(
         given = f" --plugins {shlex.quote(target)}" if suite.entry.origin == str(Path(target).absolute()) else ""
         asked = suite.cases[0].rule if suite.entry.kind == "refiner" else suite.entry.name
         messages().print(f"next: harness run{given} {_RUN[suite.entry.kind].format(asked)}", highlight=False)
-
-
-def _tracked(suite: Suite) -> Iterable[Result]:
-    """Return the results of a suite, with a bar on a terminal while its checks run."""
-    from rich.progress import track
-
-    console = messages()
-    return track(
-        suite.results(), suite.entry.name, len(suite.checks), console=console, transient=True,
-        disable=not console.is_terminal,
-    )  # fmt: skip

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -28,6 +28,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DEFAULT_RESULTS = Path("results")
 
+T = TypeVar("T")
+
 
 def messages() -> Console:
     """Return the console for progress and remarks: standard error. What is printed is text, never markup."""
@@ -37,6 +39,14 @@ def messages() -> Console:
 def output() -> Console:
     """Return the console for what was asked for: standard output, wide where nobody's window sets a width."""
     return Console(width=None if sys.stdout.isatty() else 220, markup=False, highlight=False)
+
+
+def tracked(items: Iterable[T], what: str, total: int) -> Iterable[T]:
+    """Return items, with a bar on a terminal while they are taken."""
+    from rich.progress import track
+
+    console = messages()
+    return track(items, what, total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, messages, print_json, split_commas
+from harness.cli.common import DEFAULT_RESULTS, Json, Plugins, Results, messages, print_json, split_commas, tracked
 from harness.errors import EnvironmentUnfitError, UserError
 
 SHEET = 48  # photos on the contact sheet
@@ -30,7 +30,6 @@ def command(
     import numpy as np
     import torch
     from PIL import Image, UnidentifiedImageError
-    from rich.progress import track
 
     from harness.data.base import open_rgb, save_mask
     from harness.predict import SUFFIXES, Predictor, contact_sheet, images_in, overlay, thumbnail
@@ -51,7 +50,7 @@ def command(
         (out / name).mkdir(parents=True, exist_ok=True)
     sheet: list[tuple[str, np.ndarray, list[str]]] = []
     found, bad = {}, {}
-    for path in track(paths, "photos", console=console):
+    for path in tracked(paths, "photos", len(paths)):
         try:
             mask = predictor(path)
         except Image.DecompressionBombError:
