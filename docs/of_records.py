@@ -128,8 +128,7 @@ def short(named: str) -> str:
 
     rows = [[plain(row[number]) for number in shown] for row in table.rows]
     bold = {(row, shown.index(column)) for row, column in table.bold if column in shown}
-    left_out = ("[", "all methods", *([] if any("±" in cell for row in rows for cell in row) else ["of several"]))
-    notes = [note for note in table.notes if not note.startswith(left_out)]
+    notes = [note for note in table.notes if not note.startswith(("[", "all methods"))]
     shorter = Table(table.title, [plain(table.columns[number]) for number in shown], rows, bold, notes)
     return markdown(shorter).partition("\n")[2].lstrip("\n")
 

@@ -85,7 +85,7 @@ def command(
     kind = kinds.pop() if len(kinds) == 1 else "comparison"
     if chosen:
         own = only(found, list(chosen.values()), registry)
-        if kind == "sensitivity" and own.empty:
+        if kind == "sensitivity" and own.empty and not found.empty:
             messages().print(f"note: {ALL_TRAININGS}", highlight=False)
         else:
             found = named(own, list(chosen.values()), registry)

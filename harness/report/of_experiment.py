@@ -20,7 +20,8 @@ def only(found: pd.DataFrame, experiments: Sequence[Experiment], registry: Regis
     What a protocol says counts, not what it is called: `strict-1` is what older records call `strict`.
     """
     wanted = {_content(spec) for experiment in experiments for spec in _specs(experiment.grids, registry)}
-    return found[[_content(_whole(record["spec"], registry)) in wanted for record in found.record]]
+    own = [_content(_whole(record["spec"], registry)) in wanted for record in found.record]
+    return found[pd.Series(own, found.index, dtype=bool)]  # a plain list that is empty would choose columns
 
 
 def named(found: pd.DataFrame, experiments: Sequence[Experiment], registry: Registry) -> pd.DataFrame:

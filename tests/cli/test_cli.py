@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.results.store import Store
 from tests.conftest import TINY, Run, run_here
 
 
@@ -202,6 +203,16 @@ def test_a_whole_run_then_nothing_twice(harness: Run, tmp_path: Path) -> None:
     }
     assert run_here(tmp_path, "list", "runs").stdout.count("done") == 4
     assert run_here(tmp_path, "report", "demo").returncode == 2
+
+
+@pytest.mark.parametrize("words", [(), ("demo",), ("sensitivity",), ("demo", "sensitivity")])
+def test_a_run_that_ended_before_its_first_record_has_nothing_to_report(tmp_path: Path, words: tuple[str, ...]) -> None:
+    Store(tmp_path / "results", create=True)
+    found = run_here(tmp_path, "report", *words)
+    assert found.returncode == 2
+    assert found.stderr.splitlines() == [
+        f"error: no records of {', '.join(words) or 'any run'} in results: `harness run` makes them"
+    ]
 
 
 def test_doctor_finds_this_environment_fit(harness: Run) -> None:
