@@ -104,9 +104,9 @@ def check(*kinds: str, needs: tuple[str, ...] = ()) -> Callable[[Callable[[Any],
 
 def checks(kind: str) -> list[Check]:
     """Return the checks of a kind of plugin, in the order in which they run."""
-    for name in _MODULES:
-        importlib.import_module(f"harness.check.{name}")
-    return [one for one in _CHECKS if kind in one.kinds]
+    order = [importlib.import_module(f"harness.check.{name}").__name__ for name in _MODULES]
+    own = [one for one in _CHECKS if kind in one.kinds]
+    return sorted(own, key=lambda one: order.index(one.function.__module__))  # whichever was imported first
 
 
 class Suite:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.check import parametrize_with_checks, suites
+from harness.check import parametrize_with_checks, suite, suites
 from harness.check.suite import checks
 from harness.errors import UserError
 from harness.registry import CODE_KINDS, Registry
@@ -157,6 +157,13 @@ def test_a_folder_that_is_no_package_does_not_hide_a_name(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     (suite,) = suites("pamr")
     assert suite.entry.origin == "built-in"
+
+
+def test_checks_come_in_one_order_whatever_was_imported_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = checks("method")
+    by_name = sorted(suite._CHECKS, key=lambda one: one.function.__module__)
+    monkeypatch.setattr(suite, "_CHECKS", by_name)
+    assert checks("method") == before != [one for one in by_name if "method" in one.kinds]
 
 
 def test_the_command_names_each_check_and_says_what_fixes_it(here: Run, tmp_path: Path) -> None:
