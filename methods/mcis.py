@@ -81,7 +81,7 @@ class MCIS(Method):
         own = model.features(batch.images)
         losses = pair_losses(model, own[:half], own[half:], first, second)
         if step.iteration >= self.params.contrast_from * step.total:
-            losses |= contrast_losses(model, own[:half], own[half:], first, second)
+            losses["contrast"] = contrast_loss(model, own[:half], own[half:], first, second)
         for name, view in self._views(batch.images[:half]).items():
             found = pair_losses(model, own[:half], model.features(view), first, first)
             losses |= {f"{kind}_{name}": loss for kind, loss in found.items()}
@@ -162,14 +162,14 @@ def pair_losses(model: Any, own: Tensor, other: Tensor, labels: Tensor, other_la
     return {"cls": alone / 2, "co": (shared[0] + shared[1]) / 2}
 
 
-def contrast_losses(model: Any, own: Tensor, other: Tensor, labels: Tensor, other_labels: Tensor) -> dict[str, Tensor]:
+def contrast_loss(model: Any, own: Tensor, other: Tensor, labels: Tensor, other_labels: Tensor) -> Tensor:
     """Return what each image shows that the other does not, of features less what they share; 0 if there is none."""
     left = [labels * (1 - other_labels), other_labels * (1 - labels)]
     costs = []
     for pair, wanted in zip(((own, other), (other, own)), left, strict=True):
         kept = 1 - model.gate(model.rebuilt(*pair)).sigmoid()
         costs.append(margin(model.shared(pair[0] * kept), wanted))
-    return {"contrast": torch.stack(costs).sum() * torch.stack(left).any()}
+    return torch.stack(costs).sum() * torch.stack(left).any()
 
 
 def margin(maps: Tensor, labels: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ VAL = {"protocol.eval_splits": "val"}
 
 def planned(results: Path, methods: str, plugins: bool = True, settings: dict[str, Any] | None = None) -> Plan:
     registry = Registry([str(FAULTY)] if plugins else [])
-    grid = Grid(methods=methods, backbones="timm:test_vit", limit=4, set=settings or {})  # type: ignore[arg-type]
+    grid = Grid(methods=tuple(methods.split(",")), backbones=("timm:test_vit",), limit=4, set=settings or {})
     return plan_cells(expand([grid], registry), Inputs(registry, results, None))
 
 
